@@ -1,0 +1,1 @@
+"""Field against lattice: errors, fitted orders, predictability horizon."""

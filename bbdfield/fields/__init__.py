@@ -1,0 +1,1 @@
+"""The continuum fields: equations, coarse-graining and simulation: the field route."""

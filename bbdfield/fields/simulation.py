@@ -1,0 +1,241 @@
+"""Integrating the field theory: the boundary value problem in x at every training step, and the fields' motion in t.
+
+    bulk      ∂_x ẑ = G_n[ẑ; ŵ, b̂],   ẑ(0, y) = E ⊗ x(y)
+    adjoint   −∂_x λ = (∂G_n/∂ẑ)† λ,   λ(L_x, y) = δℓ/δẑ(L_x, y)
+    training  ∂_t ŵ = −η̂_w ⟨(∂G_n/∂ŵ)† λ⟩,   ∂_t b̂ = −η̂_b ⟨(∂G_n/∂b̂)† λ⟩,   ∂_t R = −η̂_R ∂ℓ/∂R
+
+on the solver's own grid (any n_x, n_y), after the field description of arXiv 2511.02003 eqs (8)-(10). The adjoint is the exact transpose
+of the discrete forward march, so the gradient is that of the discretised loss. The only inputs are the initial fields and
+the boundary (data, lift, sample sequence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bbdfield.errors import InputError
+from bbdfield.fields.equations import bulk_equation
+from bbdfield.model.activations import get_activation
+from bbdfield.model.architecture import FieldState
+from bbdfield.model.boundary import Boundary
+from bbdfield.model.losses import get_loss
+from bbdfield.model.run import Run, record
+from solvers.backends import Backend, get_backend
+from solvers.stability import kernel_norm
+from solvers.steppers import get_stepper
+from solvers.sweeps import DepthMarch, get_scheme
+from solvers.width import KernelOperator
+
+Array = Any
+
+#: samples marched together; larger batches are summed over chunks so that memory stays bounded
+CHUNK = 256
+
+
+class FieldSystem:
+    """The discretised field theory of one network, order and grid, with its state (ŵ, b̂, R) on the device."""
+
+    def __init__(
+        self, start: FieldState, boundary: Boundary, *, order: int, scheme: str, backend: str | Backend = "auto"
+    ) -> None:
+        self.backend = get_backend(backend)
+        xp = self.xp = self.backend.xp
+        self.lattice, self.grid, self.boundary, self.order = start.lattice, start.grid, boundary, order
+        lattice, grid = self.lattice, self.grid
+        self.activation, self.loss = get_activation(lattice.activation), get_loss(lattice.loss)
+        self.tied = lattice.range.tied
+        operator = KernelOperator(xp, grid, lattice.range.radius, tied=self.tied, padding=lattice.padding)
+        self.march = DepthMarch(bulk_equation(order, operator, self.activation, lattice.a_x), grid, get_scheme(scheme))
+        self._check_depth_step(start)
+        reconstruction = self.march.reconstruction
+        to_device = self.backend.to_device
+        nodal = reconstruction.scheme.nodal
+        self._to_nodes = to_device(reconstruction.interpolation) if nodal else None
+        self._to_gradient = to_device(reconstruction.gradient_map) if nodal else None
+        basis = np.cos(np.pi / grid.length_y * np.outer(grid.y, np.arange(lattice.readout_modes)))
+        self._readout = to_device(grid.h_y * basis)
+        self.stepper = get_stepper("euler" if boundary.training.dynamics == "sgd" else "rk4")
+        self.load({"w": start.w, "b": start.b, "r": start.r})
+
+    def _check_depth_step(self, start: FieldState) -> None:
+        scheme = self.march.scheme
+        slope = float(np.max(np.abs(self.activation.df(np.linspace(-8.0, 8.0, 801)))))
+        rate = slope * kernel_norm(np.asarray(start.w), self.grid.h_y)
+        if self.grid.h_x * rate > scheme.real_limit:
+            needed = int(np.ceil(self.grid.length_x * rate / scheme.real_limit))
+            raise InputError(
+                f"field.n_x = {self.grid.n_x}: unstable depth step, h_x |∂F/∂ẑ| = {self.grid.h_x * rate:.3g} exceeds"
+                f" {scheme.real_limit:g} ({scheme.name}); use n_x >= {needed}"
+            )
+
+    # state
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        self.u = tuple(self.backend.to_device(np.ascontiguousarray(state[name])) for name in ("w", "b", "r"))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: self.backend.to_numpy(part) for name, part in zip(("w", "b", "r"), self.u, strict=True)}
+
+    # space
+
+    def _nodes(self, u: tuple[Array, ...]) -> tuple[Array, Array]:
+        """ŵ and b̂ where the depth scheme needs them."""
+        if self._to_nodes is None:
+            return u[0], u[1]
+        return self._along_x(self._to_nodes, u[0]), self._along_x(self._to_nodes, u[1])
+
+    def _along_x(self, matrix: Array, values: Array) -> Array:
+        flat = self.xp.matmul(matrix, self.xp.reshape(values, (values.shape[0], -1)))
+        return self.xp.reshape(flat, (matrix.shape[0], *values.shape[1:]))
+
+    def _logits(self, z_end: Array, r: Array) -> tuple[Array, Array, Array]:
+        """(logits (B, O), moments ∫cos(πjy/L_y) ẑ dy as (J·C, B), R as (O, J·C))."""
+        xp = self.xp
+        n_y, channels, samples = z_end.shape
+        modes = self._readout.shape[1]
+        flat = xp.matmul(xp.permute_dims(self._readout, (1, 0)), xp.reshape(z_end, (n_y, channels * samples)))
+        moments = xp.reshape(flat, (modes * channels, samples))
+        matrix = xp.reshape(xp.permute_dims(r, (0, 2, 1)), (r.shape[0], modes * channels))
+        return xp.permute_dims(xp.matmul(matrix, moments), (1, 0)), moments, matrix
+
+    def gradient(self, u: tuple[Array, ...], z0: np.ndarray, targets: np.ndarray) -> tuple[float, tuple[Array, ...]]:
+        """Loss and its functional gradient (δℓ/δŵ, δℓ/δb̂, ∂ℓ/∂R) on one set of samples, z0 (n_y, C, B)."""
+        total, count = 0.0, z0.shape[-1]
+        sums: tuple[Array, ...] = ()
+        nodes = self._nodes(u)
+        for first in range(0, count, CHUNK):
+            part = slice(first, min(first + CHUNK, count))
+            share = (part.stop - first) / count
+            loss, grads = self._gradient_of_chunk(u, nodes, z0[..., part], targets[part])
+            total += share * loss
+            if share == 1.0:
+                sums = grads
+            else:
+                grads = tuple(share * g for g in grads)
+                sums = tuple(a + b for a, b in zip(sums, grads, strict=True)) if sums else grads
+        return total, self._functional(sums)
+
+    def _gradient_of_chunk(
+        self, u: tuple[Array, ...], nodes: tuple[Array, Array], z0: np.ndarray, targets: np.ndarray
+    ) -> tuple[float, tuple[Array, ...]]:
+        xp, to_device = self.xp, self.backend.to_device
+        sweep = self.march.forward(to_device(np.ascontiguousarray(z0)), nodes)
+        logits, moments, matrix = self._logits(sweep.z[-1], u[2])
+        y = to_device(targets)
+        loss = self.loss.value(logits, y)
+        pulled = xp.permute_dims(self.loss.gradient(logits, y), (1, 0))
+        modes, (n_y, channels, samples) = self._readout.shape[1], sweep.z[-1].shape
+        back = xp.reshape(xp.matmul(xp.permute_dims(matrix, (1, 0)), pulled), (modes, channels * samples))
+        lam = xp.reshape(xp.matmul(self._readout, back), (n_y, channels, samples))
+        r_bar = xp.matmul(pulled, xp.permute_dims(moments, (1, 0)))
+        r_bar = xp.permute_dims(xp.reshape(r_bar, (r_bar.shape[0], modes, channels)), (0, 2, 1))
+        w_bar, b_bar = xp.zeros_like(nodes[0]), xp.zeros_like(nodes[1])
+
+        def add(node: int, cotangents: tuple[Array, ...]) -> None:
+            w_bar[node, ...] += cotangents[0]
+            b_bar[node, ...] += cotangents[1]
+
+        self.march.adjoint(sweep, nodes, lam, add)
+        return loss, (w_bar, b_bar, r_bar)
+
+    def _functional(self, bars: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Cotangents at the nodes -> functional gradients: divide by the cell of (x, u), (x, y, u) or (x, y)."""
+        w_bar, b_bar, r_bar = bars
+        h_y = self.grid.h_y
+        w_cell = h_y if self.tied else h_y * h_y
+        if self._to_gradient is None:
+            h_x = self.grid.h_x
+            return w_bar / (h_x * w_cell), b_bar / (h_x * h_y), r_bar
+        return self._along_x(self._to_gradient, w_bar) / w_cell, self._along_x(self._to_gradient, b_bar) / h_y, r_bar
+
+    # time
+
+    def step(self, k: int) -> dict[str, float]:
+        """From t = kτ to (k+1)τ; returns the loss at the start of the step, on the step's samples."""
+        training, rates = self.boundary.training, self.boundary.training.rates
+        index = self.boundary.batch(k)
+        z0 = self.boundary.input(index, self.grid.n_y)
+        targets = self.boundary.targets[index]
+        losses: list[float] = []
+
+        def rate(t: float, u: tuple[Array, ...]) -> tuple[Array, ...]:
+            loss, (g_w, g_b, g_r) = self.gradient(u, z0, targets)
+            losses.append(loss)
+            return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
+
+        self.u = self.stepper.step(rate, k * training.step, self.u, training.step)
+        return {"loss": losses[0]}
+
+    # what is recorded
+
+    def probe(self) -> np.ndarray:
+        """ẑ (n_x + 1, n_y, C, B) on the probe set."""
+        z0 = self.backend.to_device(self.boundary.probe_input(self.grid.n_y))
+        sweep = self.march.forward(z0, self._nodes(self.u), keep=False)
+        return np.stack([self.backend.to_numpy(z) for z in sweep.z])
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Logits (n, outputs) of samples x (n, D, data width)."""
+        nodes = self._nodes(self.u)
+        parts = []
+        for first in range(0, len(x), CHUNK):
+            z0 = self.backend.to_device(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
+            z_end = self.march.forward(z0, nodes, keep=False).z[-1]
+            parts.append(self.backend.to_numpy(self._logits(z_end, self.u[2])[0]))
+        return np.concatenate(parts)
+
+
+def simulate(
+    start: FieldState,
+    boundary: Boundary,
+    *,
+    order: int = 1,
+    depth_scheme: str = "rk4",
+    backend: str | Backend = "auto",
+    out: str | Path,
+    overwrite: bool = False,
+    resume: bool = False,
+    compression: str | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Run:
+    """Integrate the field theory of `start.lattice` from `start` under `boundary` and record it.
+
+    Parameters
+    ----------
+    start : initial fields on the solver's grid, e.g. ``InitialFields(...).on(Grid(32, 40), lattice)``.
+    boundary : data and sample sequence, e.g. ``run.boundary`` of a lattice run.
+    order : 0 or 1 in a_x.
+    depth_scheme : "euler", "midpoint" or "rk4".
+    out : the HDF5 file to write.
+    progress : called with (steps done, steps in all, loss).
+
+    Returns
+    -------
+    Run, the recorded trajectory.
+
+    Raises
+    ------
+    InputError
+        for an unknown order, scheme or backend, an unstable depth step or an existing file.
+    NumericsError
+        when a value ceases to be finite; what was recorded stays in the file.
+    """
+    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, backend=backend)
+    config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y}
+    return record(
+        system,
+        kind="field",
+        path=Path(out),
+        boundary=boundary,
+        lattice=start.lattice,
+        grid=start.grid,
+        config={"field": config},
+        overwrite=overwrite,
+        resume=resume,
+        compression=compression,
+        progress=progress,
+    )

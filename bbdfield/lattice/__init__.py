@@ -1,0 +1,1 @@
+"""The discrete network and its training: the lattice route."""

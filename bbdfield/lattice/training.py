@@ -1,0 +1,135 @@
+"""Training the discrete network on data, with the learning rates for which a field limit exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bbdfield.datasets import Dataset
+from bbdfield.lattice.network import Network
+from bbdfield.model.activations import get_activation
+from bbdfield.model.architecture import Lattice, Training
+from bbdfield.model.boundary import Boundary
+from bbdfield.model.initial import InitialFields
+from bbdfield.model.losses import get_loss
+from bbdfield.model.run import Progress, Run, record
+from bbdfield.model.scalings import LatticeState, learning_rates, to_lattice
+from solvers.steppers import rk4_step
+
+#: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
+CHUNK = 256
+
+
+class LatticeSystem:
+    """The discrete network with its parameters W, b, R, stepped by SGD or along the gradient flow."""
+
+    def __init__(self, lattice: Lattice, boundary: Boundary, start: LatticeState) -> None:
+        self.lattice, self.boundary = lattice, boundary
+        self.network = Network(
+            get_activation(lattice.activation), get_loss(lattice.loss), lattice.padding, lattice.a_y, lattice.length_y
+        )
+        training = boundary.training
+        self.rates = learning_rates(lattice, training.step, training.rates)
+        self.load({"w": start.w, "b": start.b, "r": start.r})
+
+    def load(self, state: dict[str, np.ndarray]) -> None:
+        self.w, self.b, self.r = (np.array(state[name], float) for name in ("w", "b", "r"))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"w": self.w, "b": self.b, "r": self.r}
+
+    def gradient(
+        self, w: np.ndarray, b: np.ndarray, r: np.ndarray, index: np.ndarray
+    ) -> tuple[float, tuple[np.ndarray, ...]]:
+        """Mean loss over training samples and its gradient."""
+        total, sums = 0.0, (np.zeros_like(w), np.zeros_like(b), np.zeros_like(r))
+        for first in range(0, len(index), CHUNK):
+            part = index[first : first + CHUNK]
+            share = len(part) / len(index)
+            result = self.network.loss_and_gradients(
+                self.boundary.input(part, self.lattice.width), w, b, r, self.boundary.targets[part]
+            )
+            total += share * result.loss
+            for summed, name in zip(sums, ("w", "b", "r"), strict=True):
+                summed += share * result.gradients[name]
+        return total, sums
+
+    def step(self, k: int) -> dict[str, float]:
+        """SGD: θ ← θ − lr ∂ℓ/∂θ on the step's minibatch. Flow: one Runge-Kutta step of dθ/dk = −lr ∂ℓ/∂θ."""
+        index, rates = self.boundary.batch(k), self.rates
+        losses: list[float] = []
+
+        def rate(_: float, u: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+            loss, (g_w, g_b, g_r) = self.gradient(*u, index)
+            losses.append(loss)
+            return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
+
+        state = (self.w, self.b, self.r)
+        if self.boundary.training.dynamics == "sgd":
+            state = tuple(value + move for value, move in zip(state, rate(0.0, state), strict=True))
+        else:
+            state = rk4_step(rate, 0.0, state, 1.0)
+        self.w, self.b, self.r = state
+        return {"loss": losses[0]}
+
+    def probe(self) -> np.ndarray:
+        """z (M + 1, N, C, B) on the probe set."""
+        return self.network.forward(self.boundary.probe_input(self.lattice.width), self.w, self.b)
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Logits (n, outputs) of samples x (n, D, data width)."""
+        parts = [x[first : first + CHUNK] for first in range(0, len(x), CHUNK)]
+        width = self.lattice.width
+        return np.concatenate(
+            [self.network.logits(self.boundary.lifted(part, width), self.w, self.b, self.r) for part in parts]
+        )
+
+
+def train(
+    lattice: Lattice,
+    data: Dataset,
+    training: Training,
+    *,
+    out: str | Path,
+    initial: InitialFields | LatticeState | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    compression: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train the lattice on `data` and record its trajectory.
+
+    Parameters
+    ----------
+    initial : the random fields that are sampled onto the lattice (default: drawn with the training seed), or W, b, R
+        themselves.
+    out : the HDF5 file to write.
+    progress : called with (steps done, steps in all, loss).
+
+    Raises
+    ------
+    InputError
+        for data that do not fit the lattice or an existing file.
+    NumericsError
+        when a value ceases to be finite; what was recorded stays in the file.
+    """
+    boundary = Boundary.draw(data, lattice, training)
+    initial = InitialFields(lattice, training.seed) if initial is None else initial
+    config = {}
+    if isinstance(initial, InitialFields):
+        config["initial"] = initial.to_config()
+        initial = to_lattice(initial.on(lattice.grid, lattice))
+    return record(
+        LatticeSystem(lattice, boundary, initial),
+        kind="lattice",
+        path=Path(out),
+        boundary=boundary,
+        lattice=lattice,
+        grid=lattice.grid,
+        config=config,
+        overwrite=overwrite,
+        resume=resume,
+        compression=compression,
+        progress=progress,
+    )

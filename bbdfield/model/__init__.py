@@ -1,0 +1,1 @@
+"""What lattice and field are both told: architecture, activations, losses, initial fields, data at the boundary, records."""

@@ -1,0 +1,212 @@
+"""What is configured: the lattice (the discrete network) and its training law.
+
+The lattice of arXiv 2511.02003 with a skip connection, depth index m = 0..M and width index i = 0..N-1:
+
+    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y),      logits_k = a_y Σ_{c,i} R_kc(y_i) z[M]_ci
+
+Lengths are in units of the network's own depth L_x and width L_y, times in units of t = k τ after k steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from bbdfield.errors import InputError
+from bbdfield.model.activations import get_activation
+from bbdfield.model.losses import get_loss
+from solvers.grids import Grid
+from solvers.padding import PADDINGS
+
+SCALINGS = ("residual",)
+DYNAMICS = ("sgd", "flow")
+
+
+def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
+    if not condition:
+        raise InputError(f"{key} = {value!r}: {remedy}")
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Finite-radius weights ŵ(x, [y], u), |u| <= radius: a convolution when tied, locally connected when not.
+
+    The radius is (K + 1/2) a_y in units of L_y; a fraction written as "11/80" is exact.
+    """
+
+    radius: float
+    tied: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            radius = float(Fraction(self.radius)) if isinstance(self.radius, str) else float(self.radius)
+        except (ValueError, ZeroDivisionError, TypeError, OverflowError) as error:
+            raise InputError(f"lattice.radius = {self.radius!r}: needs a number or a fraction such as \"11/80\"") from error
+        _require(0 < radius < float("inf"), "lattice.radius", self.radius, "needs a positive number")
+        object.__setattr__(self, "radius", radius)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A residual network on M = depth links and N = width cells with C channels and one bias per site.
+
+    Raises
+    ------
+    InputError
+        for sizes that are no positive whole numbers, unknown names, or a radius off a cell edge or wider than the width.
+    """
+
+    depth: int
+    width: int
+    channels: int
+    range: Kernel
+    outputs: int = 10
+    data_channels: int = 1
+    scaling: str = "residual"
+    padding: str = "zeros"
+    activation: str = "tanh"
+    loss: str = "cross-entropy"
+    readout_modes: int = 6
+    length_x: float = 1.0
+    length_y: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("depth", "width", "channels", "outputs", "data_channels", "readout_modes"):
+            _require(_whole(getattr(self, key), 1), f"lattice.{key}", getattr(self, key), "needs a positive whole number")
+        for key in ("length_x", "length_y"):
+            value = getattr(self, key)
+            _require(_finite(value) and value > 0, f"lattice.{key}", value, "needs a positive length")
+        _require(self.scaling in SCALINGS, "lattice.scaling", self.scaling, f"does not exist yet; use {SCALINGS[0]}")
+        _require(self.padding in PADDINGS, "lattice.padding", self.padding, f"use one of {', '.join(PADDINGS)}")
+        get_activation(self.activation)
+        get_loss(self.loss)
+        self.grid.half_width(self.range.radius)
+
+    @property
+    def grid(self) -> Grid:
+        """Sites, links and cells of the lattice itself: a_x = grid.h_x, a_y = grid.h_y."""
+        return Grid(self.depth, self.width, self.length_x, self.length_y)
+
+    @property
+    def a_x(self) -> float:
+        return self.length_x / self.depth
+
+    @property
+    def a_y(self) -> float:
+        return self.length_y / self.width
+
+    def at(self, depth: int, width: int) -> Lattice:
+        """The same network at another resolution."""
+        return dataclasses.replace(self, depth=depth, width=width)
+
+    def to_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Lattice:
+        return cls(**{**config, "range": Kernel(**config["range"])})
+
+
+@dataclass(frozen=True)
+class Rates:
+    """η̂ of each parameter group in ∂_t θ̂ = −η̂ δℓ/δθ̂ (the field's rates; the lattice's follow from the scaling).
+
+    r = 0 keeps the readout R fixed.
+    """
+
+    w: float
+    b: float
+    r: float
+
+    def __post_init__(self) -> None:
+        for key in ("w", "b", "r"):
+            value = getattr(self, key)
+            _require(_finite(value) and value >= 0, f"training.rates.{key}", value, "needs a number >= 0")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the network is trained, the same for lattice and field.
+
+    dynamics = "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂.
+    dynamics = "flow": the gradient flow ∂_t θ̂ = −η̂ δℓ/δθ̂ of the loss on one fixed set of `batch` samples, by classical
+    Runge-Kutta steps of length τ.
+    Snapshots are taken every `snapshot_every` steps and at the end; z is stored on `probe` samples; test loss and accuracy
+    are measured on the first `evaluate` test samples.
+    """
+
+    steps: int
+    batch: int
+    rates: Rates
+    step: float = 1.0
+    dynamics: str = "sgd"
+    snapshot_every: int = 10
+    probe: int = 16
+    evaluate: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for key, least in (("steps", 1), ("batch", 1), ("snapshot_every", 1), ("probe", 1), ("evaluate", 0), ("seed", 0)):
+            value = getattr(self, key)
+            _require(_whole(value, least), f"training.{key}", value, f"needs a whole number >= {least}")
+        _require(_finite(self.step) and self.step > 0, "training.step", self.step, "needs a positive number")
+        _require(
+            self.dynamics in DYNAMICS,
+            "training.dynamics",
+            self.dynamics,
+            f"does not exist yet; use one of {', '.join(DYNAMICS)}",
+        )
+
+    def snapshot_steps(self) -> list[int]:
+        steps = list(range(0, self.steps, self.snapshot_every))
+        return [*steps, self.steps]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Training:
+        return cls(**{**config, "rates": Rates(**config["rates"])})
+
+
+@dataclass(frozen=True)
+class FieldState:
+    """ŵ, b̂ on the links of a grid and the readout R: what training moves.
+
+    w : tied (n_x, C, T, C), untied (n_x, n_y, C, T, C), indices (x_link, [y], c_out, u, c_in);  b : (n_x, n_y, C);
+    r : (outputs, C, modes). `lattice` is the network that the field describes: it gives a_x (the small parameter of
+    order 1), kernel, activation, loss and padding. Its own depth and width need not be the grid's.
+    """
+
+    lattice: Lattice
+    grid: Grid
+    w: Any
+    b: Any
+    r: Any = field(repr=False)
+
+    def __post_init__(self) -> None:
+        shapes = field_shapes(self.lattice, self.grid)
+        for name in ("w", "b", "r"):
+            if tuple(getattr(self, name).shape) != shapes[name]:
+                raise InputError(
+                    f"field {name} has shape {tuple(getattr(self, name).shape)}, but a {self.grid.n_x} x {self.grid.n_y} grid"
+                    f" needs {shapes[name]}"
+                )
+
+
+def field_shapes(lattice: Lattice, grid: Grid) -> dict[str, tuple[int, ...]]:
+    """Shapes of w, b and r on a grid."""
+    c = lattice.channels
+    kernel = (c, 2 * grid.half_width(lattice.range.radius) + 1, c)
+    return {
+        "w": (grid.n_x, *kernel) if lattice.range.tied else (grid.n_x, grid.n_y, *kernel),
+        "b": (grid.n_x, grid.n_y, c),
+        "r": (lattice.outputs, c, lattice.readout_modes),
+    }

@@ -1,0 +1,306 @@
+"""Recording a training run, and reading it back.
+
+`record` drives any system that can be stepped in training time (the lattice, or the field theory on a grid) through the
+steps of its boundary and writes the trajectory; `Run` is what it leaves behind. Both systems are recorded by this one
+loop, so that their files agree in everything but the physics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from bbdfield.datasets import Dataset
+from bbdfield.errors import InputError, NumericsError
+from bbdfield.model.architecture import FieldState, Lattice, Training, field_shapes
+from bbdfield.model.boundary import Boundary
+from bbdfield.model.initial import InitialFields
+from bbdfield.model.losses import accuracy, get_loss
+from bbdfield.model.scalings import LatticeState, to_field
+from bbdfield.storage import Trajectory, TrajectoryWriter
+from solvers.grids import Grid
+
+Progress = Callable[[int, int, float], None]
+
+
+class System(Protocol):
+    """What can be trained and recorded: state as NumPy arrays, one step of training, z on the probe set, logits."""
+
+    def state(self) -> dict[str, np.ndarray]: ...
+    def load(self, state: dict[str, np.ndarray]) -> None: ...
+    def step(self, k: int) -> dict[str, float]: ...
+    def probe(self) -> np.ndarray: ...
+    def logits(self, x: np.ndarray) -> np.ndarray: ...
+
+
+def record(
+    system: System,
+    *,
+    kind: str,
+    path: Path,
+    boundary: Boundary,
+    lattice: Lattice,
+    grid: Grid,
+    config: dict[str, Any],
+    overwrite: bool = False,
+    resume: bool = False,
+    compression: str | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train `system` under `boundary` and write w, b, z, R at every snapshot and the loss of every step to `path`.
+
+    With `resume` an incomplete file is continued from its last snapshot, bitwise as if it had not stopped; a finished one
+    is returned as it is, and a missing one is started.
+
+    Raises
+    ------
+    InputError
+        for an existing file (without overwrite or resume) or one of another configuration.
+    NumericsError
+        as soon as a value is not finite, naming t, the quantity and x; earlier snapshots stay in the file.
+    """
+    training = boundary.training
+    full = {
+        "lattice": lattice.to_config(),
+        "training": dataclasses.asdict(training),
+        "start": hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in system.state().values())).hexdigest(),
+        "data": {"name": boundary.dataset.name, "digest": boundary.dataset.digest},
+        **config,
+    }
+    if resume and path.exists():
+        with Trajectory(path) as old:
+            if old.complete:
+                _same_config(path, old.config, full)
+                return Run(path)
+            first = old.n_snapshots - 1
+            if first >= 0:
+                system.load({name: old.fields[name][first] for name in ("w", "b", "r")})
+        writer = TrajectoryWriter.resume(path, config=full)
+    else:
+        writer = TrajectoryWriter.create(
+            path,
+            kind=kind,
+            config=full,
+            seed=training.seed,
+            overwrite=overwrite,
+            compression=compression,
+            scalars=["loss"],
+            evaluation=["test_loss", "test_accuracy"],
+            **_layout(boundary, lattice, grid),
+        )
+    with writer, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        last = writer.last_step
+        for k in range(last if last is not None else 0, training.steps + 1):
+            if (k % training.snapshot_every == 0 or k == training.steps) and k != last:
+                _snapshot(writer, system, boundary, grid, k)
+            if k == training.steps:
+                break
+            scalars = system.step(k)
+            if not np.isfinite(scalars["loss"]):
+                raise NumericsError(_what_failed(system, grid, k * training.step, path))
+            writer.scalar(k, **scalars)
+            if progress:
+                progress(k + 1, training.steps, scalars["loss"])
+    return Run(path)
+
+
+def _snapshot(writer: TrajectoryWriter, system: System, boundary: Boundary, grid: Grid, k: int) -> None:
+    t = k * boundary.training.step
+    fields = {**system.state(), "z": system.probe()}
+    if not all(np.isfinite(value).all() for value in fields.values()):
+        raise NumericsError(_what_failed(system, grid, t, writer.path))
+    writer.snapshot(k, t, fields, evaluate(system, boundary))
+
+
+def evaluate(system: System, boundary: Boundary) -> dict[str, float]:
+    """Loss and accuracy on the first `evaluate` test samples; NaN without a test set (accuracy: without labels)."""
+    targets, dataset = boundary.test_targets, boundary.dataset
+    if not len(targets) or dataset.x_test is None or dataset.y_test is None:
+        return {"test_loss": float("nan"), "test_accuracy": float("nan")}
+    logits = system.logits(dataset.x_test[: len(targets)])
+    labelled = dataset.y_test.ndim == 1
+    return {
+        "test_loss": get_loss(boundary.lattice.loss).value(logits, targets),
+        "test_accuracy": accuracy(logits, dataset.y_test[: len(targets)]) if labelled else float("nan"),
+    }
+
+
+def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
+    """One line naming t, the first quantity that is not finite, and x."""
+    names = {"w": "weights w", "b": "biases b", "r": "readout R"}
+    term, where = "loss", ""
+    for name, value in system.state().items():
+        bad = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
+        if bad.size:
+            term = names[name]
+            where = "" if name == "r" else f", x = {grid.x_links[bad[0]]:.4g}"
+            break
+    else:
+        z = system.probe()
+        bad = np.flatnonzero(~np.isfinite(z.reshape(len(z), -1)).all(axis=1))
+        if bad.size:
+            term, where = "pre-activations z", f", x = {grid.x_sites[bad[0]]:.4g}"
+    return (
+        f"{term} not finite at t = {t:.6g}{where}; earlier snapshots are kept in {path}; "
+        "lower training.step or training.rates, or the initial amplitudes"
+    )
+
+
+def _same_config(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
+    differing = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
+    if differing:
+        raise InputError(f"{path}: belongs to another configuration (differs in {', '.join(differing)}); use another directory")
+
+
+def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
+    """Coordinates, dimensions and the boundary's own data, as the trajectory file wants them."""
+    shapes = field_shapes(lattice, grid)
+    probes = len(boundary.probe_index)
+    channels = np.arange(lattice.channels)
+    coordinates = {
+        "x_site": grid.x_sites,
+        "x_link": grid.x_links,
+        "y": grid.y,
+        "u": grid.taps(lattice.range.radius),
+        "c_out": channels,
+        "c_in": channels,
+        "sample": boundary.probe_index,
+        "output": np.arange(lattice.outputs),
+        "mode": np.arange(lattice.readout_modes),
+    }
+    in_y = () if lattice.range.tied else ("y",)
+    fields = {
+        "w": (("x_link", *in_y, "c_out", "u", "c_in"), shapes["w"]),
+        "b": (("x_link", "y", "c_out"), shapes["b"]),
+        "z": (("x_site", "y", "c_out", "sample"), (grid.n_x + 1, grid.n_y, lattice.channels, probes)),
+        "r": (("output", "c_out", "mode"), shapes["r"]),
+    }
+    data = boundary.dataset
+    given: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        "sample_index": (("batch_step", "batch"), boundary.sample_index),
+        "probe_index": (("sample",), boundary.probe_index),
+        "lift": (("c_out", "data_channel"), boundary.lift),
+        "x": (("train_sample", "data_channel", "data_cell"), data.x),
+        "y": (("train_sample",) if data.y.ndim == 1 else ("train_sample", "output"), data.y),
+    }
+    if data.x_test is not None and data.y_test is not None:
+        given["x_test"] = (("test_sample", "data_channel", "data_cell"), data.x_test)
+        given["y_test"] = (("test_sample",) if data.y_test.ndim == 1 else ("test_sample", "output"), data.y_test)
+    return {"coordinates": coordinates, "fields": fields, "boundary": given}
+
+
+class Run:
+    """A recorded run, of lattice or field: the trajectory file with its meaning restored. A context manager.
+
+    Fields are read as w, b (hatted, also for lattice runs: W and b are converted), z and r at snapshot i.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.trajectory = Trajectory(self.path)
+        self.kind: str = self.trajectory.kind
+        self.config: dict[str, Any] = self.trajectory.config
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """The network that was trained, or that the field describes."""
+        return self._part("lattice", lambda: Lattice.from_config(self.config["lattice"]))
+
+    @cached_property
+    def training(self) -> Training:
+        return self._part("training", lambda: Training.from_config(self.config["training"]))
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the recorded arrays: the lattice's own, or the field solver's."""
+        if self.kind == "lattice":
+            return self.lattice.grid
+        field = self._part("field", lambda: self.config["field"])
+        return Grid(field["n_x"], field["n_y"], self.lattice.length_x, self.lattice.length_y)
+
+    @cached_property
+    def boundary(self) -> Boundary:
+        """Data, lift and sample sequence, from the file itself."""
+        stored = self.trajectory.boundary
+        test = {key: stored[key][()] for key in ("x_test", "y_test") if key in stored}
+        return self._part(
+            "boundary",
+            lambda: Boundary(
+                Dataset(
+                    self.config["data"]["name"],
+                    stored["x"][()],
+                    stored["y"][()],
+                    outputs=self.lattice.outputs,
+                    source=str(self.path),
+                    **test,
+                ),
+                self.lattice,
+                self.training,
+                stored["lift"][()],
+                stored["sample_index"][()],
+                stored["probe_index"][()],
+            ),
+        )
+
+    @cached_property
+    def initial_fields(self) -> InitialFields:
+        """The random functions that the run started from.
+
+        Raises
+        ------
+        InputError
+            when the run started from arrays of its own: coarse-grain its first snapshot instead.
+        """
+        if "initial" not in self.config:
+            raise InputError(f"{self.path}: did not start from drawn fields; coarse-grain its first snapshot instead")
+        return self._part("initial", lambda: InitialFields(self.lattice, **self.config["initial"]))
+
+    @property
+    def t(self) -> np.ndarray:
+        return self.trajectory.t
+
+    @property
+    def steps(self) -> np.ndarray:
+        return self.trajectory.step
+
+    @property
+    def loss(self) -> np.ndarray:
+        """Loss of every step, on that step's samples, before the step."""
+        return self.trajectory.scalars["loss"]
+
+    @property
+    def evaluation(self) -> dict[str, np.ndarray]:
+        """test_loss and test_accuracy at every snapshot."""
+        return self.trajectory.evaluation
+
+    def z(self, i: int) -> np.ndarray:
+        """z (n_x + 1, n_y, C, probe samples) at snapshot i."""
+        return self.trajectory.fields["z"][i]
+
+    def fields(self, i: int) -> FieldState:
+        """ŵ, b̂ and R at snapshot i on the run's own grid."""
+        w, b, r = (self.trajectory.fields[name][i] for name in ("w", "b", "r"))
+        if self.kind == "lattice":
+            return to_field(self.lattice, LatticeState(w, b, r))
+        return FieldState(self.lattice, self.grid, w, b, r)
+
+    def _part(self, key: str, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self.path}: its configuration has no usable '{key}' ({error}); record the run again") from error
+
+    def close(self) -> None:
+        self.trajectory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

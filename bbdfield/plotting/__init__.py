@@ -1,0 +1,1 @@
+"""Figures: one function per figure, each takes data and Axes."""

@@ -1,0 +1,15 @@
+"""The HDF5 trajectory: written by snapshots, readable at any moment, resumable, sealed when complete."""
+
+from bbdfield.storage.reader import Trajectory, Variable, content_digest, migrate
+from bbdfield.storage.schema import SCHEMA_VERSION
+from bbdfield.storage.writer import TrajectoryWriter, git_revision
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Trajectory",
+    "TrajectoryWriter",
+    "Variable",
+    "content_digest",
+    "git_revision",
+    "migrate",
+]

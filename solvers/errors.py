@@ -1,0 +1,12 @@
+"""The two ways a computation can fail: the input was bad, or the numbers were.
+
+Every error that a user can cause is one of these, so that the command line can turn it into one line and an exit code.
+"""
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong: the message is one line naming it, where it is, and the remedy (exit code 2)."""
+
+
+class NumericsError(ArithmeticError):
+    """The numerics failed (non-finite values, ill-posed problem): the message says at which t, x and term (exit code 3)."""
