@@ -65,11 +65,13 @@ class FieldSystem:
         scheme = self.march.scheme
         slope = float(np.max(np.abs(self.activation.df(np.linspace(-8.0, 8.0, 801)))))
         rate = slope * kernel_norm(np.asarray(start.w), self.grid.h_y)
+        if self.order == 1:  # the operator that is integrated is A − (a_x/2) A²
+            rate *= 1.0 + 0.5 * self.lattice.a_x * rate
         if self.grid.h_x * rate > scheme.real_limit:
             needed = int(np.ceil(self.grid.length_x * rate / scheme.real_limit))
             raise InputError(
-                f"field.n_x = {self.grid.n_x}: unstable depth step, h_x |∂F/∂ẑ| = {self.grid.h_x * rate:.3g} exceeds"
-                f" {scheme.real_limit:g} ({scheme.name}); use n_x >= {needed}"
+                f"field.n_x = {self.grid.n_x}: unstable depth step, h_x |∂G/∂ẑ| = {self.grid.h_x * rate:.3g} exceeds"
+                f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
             )
 
     # state
@@ -167,7 +169,9 @@ class FieldSystem:
             losses.append(loss)
             return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
 
-        self.u = self.stepper.step(rate, k * training.step, self.u, training.step)
+        moved = self.stepper.step(rate, k * training.step, self.u, training.step)
+        if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite
+            self.u = moved
         return {"loss": losses[0]}
 
     # what is recorded

@@ -195,6 +195,40 @@ def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
     return {"coordinates": coordinates, "fields": fields, "boundary": given}
 
 
+class FieldsOfRun(Protocol):
+    """Fields on some grid at each snapshot of a run."""
+
+    grid: Grid
+
+    def fields(self, i: int) -> FieldState: ...
+    def z(self, i: int) -> np.ndarray: ...
+
+
+def write_fields(
+    run: Run, source: FieldsOfRun, path: Path, *, config: dict[str, Any], overwrite: bool = False
+) -> Run:
+    """Write fields derived from a finished run (on another grid, say) as a field trajectory of the same times and losses."""
+    scalars, evaluation = run.trajectory.scalars, run.trajectory.evaluation
+    writer = TrajectoryWriter.create(
+        path,
+        kind="field",
+        config=config,
+        seed=run.training.seed,
+        overwrite=overwrite,
+        scalars=list(scalars),
+        evaluation=list(evaluation),
+        **_layout(run.boundary, run.lattice, source.grid),
+    )
+    with writer:
+        for k, row in zip(run.trajectory.scalar_step, zip(*scalars.values(), strict=True), strict=True):
+            writer.scalar(int(k), **dict(zip(scalars, row, strict=True)))
+        for i, (step, t) in enumerate(zip(run.steps, run.t, strict=True)):
+            state = source.fields(i)
+            fields = {"w": state.w, "b": state.b, "r": state.r, "z": source.z(i)}
+            writer.snapshot(int(step), float(t), fields, {name: values[i] for name, values in evaluation.items()})
+    return Run(path)
+
+
 class Run:
     """A recorded run, of lattice or field: the trajectory file with its meaning restored. A context manager.
 

@@ -25,8 +25,8 @@ returns, written on completion. Dimensions without a coordinate carry the netCDF
 reads everything by name.
 
 Changing the layout means: raise `SCHEMA_VERSION`, and enter into `MIGRATIONS` under the *old* version a
-function that edits an open file (a copy) into the next version; `bbdfield.storage.migrate` chains them and seals
-the result.
+function that edits an open file (a copy) into the next version; `bbdfield.storage.migrate` chains them and
+seals the result.
 """
 
 from __future__ import annotations
@@ -151,19 +151,22 @@ def digest(
         kept = {name: value for name, value in attributes.items() if name != "digest"}
         total.update(json.dumps(kept, sort_keys=True).encode())
     for name in sorted(json.loads(file.attrs["datasets"])):
-        dataset = file[name]
-        dims = dimensions(dataset)
-        shape = dataset.shape
-        if limits and dims and dims[0] in limits:
-            shape = (limits[dims[0]], *shape[1:])
-        header = [name, dims, dataset.dtype.str, shape, dataset.attrs.get("units", "")]
-        total.update(json.dumps(header).encode())
-        if not has_values(dataset):
-            continue
-        if not shape:
-            total.update(dataset[()].tobytes())
-            continue
-        rows = max(1, _SLAB_BYTES // max(1, 8 * int(np.prod(shape[1:]))))
-        for start in range(0, shape[0], rows):
-            total.update(np.ascontiguousarray(dataset[start : min(start + rows, shape[0])]).data)
+        with one_line(f"{file.filename}: /{name} is damaged, restore it or run it again"):
+            _digest_dataset(total, name, file[name], limits or {})
     return total.hexdigest()
+
+
+def _digest_dataset(total: Any, name: str, dataset: h5py.Dataset, limits: Mapping[str, int]) -> None:
+    dims, shape = dimensions(dataset), dataset.shape
+    if dims and dims[0] in limits:
+        shape = (limits[dims[0]], *shape[1:])
+    header = [name, dims, dataset.dtype.str, shape, dataset.attrs.get("units", "")]
+    total.update(json.dumps(header).encode())
+    if not has_values(dataset):
+        return
+    if not shape:
+        total.update(dataset[()].tobytes())
+        return
+    rows = max(1, _SLAB_BYTES // max(1, 8 * int(np.prod(shape[1:]))))
+    for start in range(0, shape[0], rows):
+        total.update(np.ascontiguousarray(dataset[start : min(start + rows, shape[0])]).data)

@@ -7,6 +7,7 @@ snapshot goes to disk in an order that makes its last entry, in /step, the proof
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -146,7 +147,7 @@ class TrajectoryWriter:
         self.path = path
         self._file: h5py.File | None = file
         self._inode = inode
-        # Kept open: a dataset that is let go of writes out its chunks, and there a failure would go unnoticed.
+        # Kept open: a dataset let go of writes out its chunks, where a failure would go unnoticed.
         self._datasets = {name: file[name] for name in json.loads(file.attrs["datasets"])}
         self._pending: list[tuple[int, dict[str, float]]] = []
         self._last_scalar = -1
@@ -300,8 +301,8 @@ class TrajectoryWriter:
     ) -> None:
         """Append one snapshot and flush it.
 
-        Order on disk: scalars of earlier steps, fields, evaluation, t; flush; step; flush. If the disk is full,
-        or writing fails, the file is abandoned with its earlier snapshots intact and `InputError` raised.
+        Order on disk: scalars of earlier steps, fields, evaluation, t; flush; step; flush. If the disk is
+        full or writing fails, `InputError` is raised and the file abandoned with its earlier snapshots intact.
         """
         file = self._expect(fields, "fields")
         self._expect(evaluation or {}, "evaluation")
@@ -370,12 +371,15 @@ class TrajectoryWriter:
     def _disconnect(self) -> None:
         """Abandon after a failure, leaving the file as a kill would: as its last flush left it.
 
-        Closing normally would write again, with lengths that count what could not be written: the file would then be
-        truncated, or HDF5 would crash. So its descriptor is pointed at a scratch file first.
+        Closing normally would write again, and HDF5 crashes when that fails too; so a scratch file takes the
+        descriptor's place. The header may count what could not be written; a hole of that size makes it true.
         """
         if self._file is not None:
+            descriptor = self._file.id.get_vfd_handle()
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, self._file.id.get_filesize())
             with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as sink:
-                os.dup2(sink.fileno(), self._file.id.get_vfd_handle())
+                os.dup2(sink.fileno(), descriptor)
         self.abandon()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,664 @@
+"""The configuration of a study: one TOML file, checked to the last key before anything is computed or written.
+
+    kind = "continuum"
+    seed = 1
+
+    [lattice]
+    depth = [16, 32, 64, 128]       # the ladder; depth or width may be a list
+    width = 40
+    channels = 8
+    radius = "11/80"
+
+    [training]
+    steps = 100
+    batch = 32
+    step = 0.25
+    rates = { w = 7.27, b = 0.1, r = 0.5 }
+
+Every other key has a default, and `StudyConfig.to_toml` writes all of them out. Every mistake is reported as one line,
+``FILE.toml: lattice.depth: needs a whole number >= 1 (got -3)``, whatever the mistake is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+
+from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
+from bbdfield.errors import InputError
+from bbdfield.fields.equations import ORDERS
+from bbdfield.model.activations import activation_names
+from bbdfield.model.architecture import DYNAMICS, SCALINGS, Kernel, Lattice, Rates, Training
+from bbdfield.model.initial import InitialFields, cosine_amplitudes
+from bbdfield.model.losses import loss_names, prepare_targets
+from solvers.backends import BACKENDS
+from solvers.grids import Grid
+from solvers.padding import PADDINGS
+from solvers.sweeps import SCHEMES
+
+#: What is planned is refused by its name, so that nobody takes it for a misspelling.
+LATER_VALUES = {
+    "kind": ("decomposition", "symmetry", "energy", "sweep"),
+    "lattice.scaling": ("critical", "plain"),
+    "lattice.range": ("taps", "derivative"),
+    "training.dynamics": ("heavy-ball", "leapfrog"),
+    "training.optimizer": ("adam", "adamw", "momentum", "nesterov", "rmsprop", "heavy-ball"),
+    "field.backend": ("numba",),
+}
+LATER_KEYS = ("training.schedule", "training.weight_decay", "training.momentum")
+
+#: The longest side of a lattice or grid, and the most numbers in one array (1 TiB of float64): beyond lies a misprint.
+MOST_CELLS = 1_000_000
+MOST_NUMBERS = 2**37
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_FRACTION = re.compile(r"\d{1,9}/\d{1,9}")
+
+
+# ---- values, each with what it needs in words
+
+
+def _show(value: Any) -> str:
+    """The value as one short line; also for what has no representation."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of many thousand digits; a table nested a thousand deep
+        text = f"a {type(value).__name__} that is too large to print"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse(needs: str, value: Any) -> ValueError:
+    return ValueError(f"needs {needs} (got {_show(value)})")
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _range(least: int, most: int) -> str:
+    return f"a whole number >= {least}" if most >= 2**31 else f"a whole number from {least} to {most}"
+
+
+def _whole(least: int, most: int = 2**31) -> PlainValidator:
+    def check(value: Any) -> int:
+        if not _is_whole(value, least, most):
+            raise _refuse(_range(least, most), value)
+        return int(value)
+
+    return PlainValidator(check)
+
+
+def _number(accept: Callable[[float], bool], needs: str) -> PlainValidator:
+    """A finite float (or a whole number taken as one) that `accept` accepts."""
+
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _refuse(needs, value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise _refuse(f"{needs} below 1e308", value) from None
+        if not math.isfinite(number) or not accept(number):
+            raise _refuse(needs, value)
+        return number
+
+    return PlainValidator(check)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _refuse("a string", value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _refuse("text that is valid UTF-8", value) from None
+    return value
+
+
+def _file(value: Any) -> str:
+    text = _text(value)
+    if not text or "\0" in text:
+        raise _refuse("the name of a file", value)
+    return text
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _refuse("true or false", value)
+    return value
+
+
+def _choice(known: Callable[[], Sequence[str]] | Sequence[str], key: str = "") -> PlainValidator:
+    later = LATER_VALUES.get(key, ())
+
+    def check(value: Any) -> str:
+        names = known() if callable(known) else known
+        if isinstance(value, str) and value in names:
+            return value
+        listed = ", ".join(f'"{name}"' for name in names)
+        if isinstance(value, str) and value in later:
+            raise ValueError(f'"{value}" does not exist yet; use {"one of " if len(names) > 1 else ""}{listed}')
+        raise _refuse(f"one of {listed}" if len(names) > 1 else listed, value)
+
+    return PlainValidator(check)
+
+
+def _sizes(value: Any) -> int | tuple[int, ...]:
+    """One size, or a ladder of increasing sizes."""
+    if _is_whole(value, 1, MOST_CELLS):
+        return int(value)
+    needs = f"a whole number from 1 to {MOST_CELLS}, or an increasing list of them"
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_whole(v, 1, MOST_CELLS) for v in value):
+        raise _refuse(needs, value)
+    if any(b <= a for a, b in itertools.pairwise(value)):
+        raise _refuse("its sizes in increasing order, each once", list(value))
+    return tuple(value)
+
+
+def _radius(value: Any) -> float | str:
+    needs = 'a number > 0, or a fraction such as "11/80", at most 0.5: a wider kernel does not fit into the lattice'
+    text = isinstance(value, str) and _FRACTION.fullmatch(value)
+    if not text and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise _refuse(needs, value)
+    try:
+        radius = Kernel(value).radius
+    except (InputError, OverflowError):
+        raise _refuse(needs, value) from None
+    if not radius <= 0.5:
+        raise _refuse(needs, value)
+    return str(value) if text else float(value)
+
+
+def _cells(value: Any) -> int | str:
+    if value == "lattice" or _is_whole(value, 1, MOST_CELLS):
+        return value
+    raise _refuse(f'a whole number from 1 to {MOST_CELLS}, or "lattice"', value)
+
+
+def _orders(value: Any) -> tuple[int, ...]:
+    needs = f"a list of different orders out of {', '.join(map(str, ORDERS))}"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _refuse(needs, value)
+    if not all(_is_whole(order, min(ORDERS), max(ORDERS)) for order in value) or len(set(value)) != len(value):
+        raise _refuse(needs, value)
+    return tuple(value)
+
+
+def _nonnegative(x: float) -> bool:
+    return x >= 0
+
+
+def _positive(x: float) -> bool:
+    return x > 0
+
+
+_AMPLITUDE = _number(_nonnegative, "a number >= 0")
+_LENGTH = _number(lambda x: 1e-3 <= x <= 1e3, "a length from 0.001 to 1000")
+_ORDERS = PlainValidator(_orders)
+_SIZES = PlainValidator(_sizes)
+_CELLS = PlainValidator(_cells)
+_FLAG = PlainValidator(_flag)
+
+
+# ---- sections
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(_Section):
+    """[data] a shipped set by its `name`, or the user's own `file` (relative to the TOML's folder)."""
+
+    name: Annotated[str | None, _choice(tuple(SHIPPED))] = None
+    file: Annotated[str | None, PlainValidator(_file)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_of_them(cls, table: Any) -> Any:
+        if isinstance(table, Mapping) and "name" in table and "file" in table:
+            raise ValueError("has both name and file; give the one or the other")
+        if isinstance(table, Mapping) and not ("name" in table or "file" in table):
+            return {**table, "name": "mnist1d"}
+        return table
+
+
+class LatticeSection(_Section):
+    """[lattice] the network; one of depth and width may be a ladder of sizes."""
+
+    depth: Annotated[int | tuple[int, ...], _SIZES]
+    width: Annotated[int | tuple[int, ...], _SIZES]
+    channels: Annotated[int, _whole(1, 100_000)]
+    radius: Annotated[float | str, PlainValidator(_radius)]
+    weights: Annotated[str, _choice(("tied", "untied"))] = "tied"
+    scaling: Annotated[str, _choice(SCALINGS, "lattice.scaling")] = "residual"
+    range: Annotated[str, _choice(("kernel",), "lattice.range")] = "kernel"
+    padding: Annotated[str, _choice(PADDINGS)] = "zeros"
+    activation: Annotated[str, _choice(activation_names)] = "tanh"
+    loss: Annotated[str, _choice(loss_names)] = "cross-entropy"
+    readout_modes: Annotated[int, _whole(1, MOST_CELLS)] = 6
+
+
+class InitialSection(_Section):
+    """[initial] amplitudes and correlation lengths of the random initial fields, see `InitialFields`."""
+
+    weight: Annotated[float, _AMPLITUDE] = 3.0
+    bias: Annotated[float, _AMPLITUDE] = 0.0
+    readout: Annotated[float, _AMPLITUDE] = 1.0
+    correlation_x: Annotated[float, _LENGTH] = 0.3
+    correlation_u: Annotated[float, _LENGTH] = 0.1
+    correlation_y: Annotated[float, _LENGTH] = 0.3
+
+
+class RatesSection(_Section):
+    """training.rates: η̂ of weights, biases and readout."""
+
+    w: Annotated[float, _AMPLITUDE]
+    b: Annotated[float, _AMPLITUDE]
+    r: Annotated[float, _AMPLITUDE]
+
+
+class TrainingSection(_Section):
+    """[training] the training law, the same for lattice and field, see `Training`."""
+
+    steps: Annotated[int, _whole(1)]
+    batch: Annotated[int, _whole(1)]
+    step: Annotated[float, _number(_positive, "a number > 0")] = 1.0
+    rates: RatesSection
+    dynamics: Annotated[str, _choice(DYNAMICS, "training.dynamics")] = "sgd"
+    snapshot_every: Annotated[int, _whole(1)] = 10
+    probe: Annotated[int, _whole(1)] = 16
+    evaluate: Annotated[int, _whole(0)] = 1000
+    optimizer: Annotated[str, _choice(("sgd",), "training.optimizer")] = "sgd"
+
+
+class FieldSection(_Section):
+    """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check)."""
+
+    orders: Annotated[tuple[int, ...], _ORDERS] = ORDERS
+    n_x: Annotated[int | str, _CELLS] = "lattice"
+    n_y: Annotated[int | str, _CELLS] = "lattice"
+    depth_scheme: Annotated[str, _choice(tuple(SCHEMES))] = "rk4"
+    refine_x: Annotated[int, _whole(1, 64)] = 2
+    refine_y: Annotated[int, _whole(1, 81)] = 1
+    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+
+
+class OutputSection(_Section):
+    """[output] how trajectories are stored, and whether figures and the report are made."""
+
+    compression: Annotated[str, _choice(("none", "gzip"))] = "none"
+    figures: Annotated[bool, _FLAG] = True
+
+
+class StudyConfig(_Section):
+    """A checked study. Sections whose name is also that of a method carry an underscore: ``config.lattice.depth``."""
+
+    kind: Annotated[str, _choice(("continuum",), "kind")]
+    title: Annotated[str, PlainValidator(_text)] = ""
+    seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
+    data: DataSection = Field(default_factory=lambda: DataSection(name="mnist1d"))
+    lattice: LatticeSection
+    initial: InitialSection = Field(default_factory=InitialSection)
+    training: TrainingSection
+    field: FieldSection = Field(default_factory=FieldSection)
+    output: OutputSection = Field(default_factory=OutputSection)
+
+    def rungs(self) -> list[tuple[int, int]]:
+        """(depth, width) of every lattice of the ladder, coarsest first."""
+        return [(m, n) for m in _listed(self.lattice.depth) for n in _listed(self.lattice.width)]
+
+    def fitted_against(self) -> str | None:
+        """The spacing that the ladder refines, "a_x" or "a_y"; None without a ladder."""
+        if len(_listed(self.lattice.depth)) > 1:
+            return "a_x"
+        return "a_y" if len(_listed(self.lattice.width)) > 1 else None
+
+    def dataset(self) -> Dataset:
+        """The data; a file is read again only when it has changed."""
+        if self.data.file is None:
+            return _load(self.data.name or "mnist1d", None, ())
+        try:
+            found = os.stat(self.data.file)
+        except OSError:
+            return load_dataset(file=self.data.file)  # which says what is wrong
+        return _load("mnist1d", self.data.file, (found.st_mtime_ns, found.st_size))
+
+    def lattice_at(self, depth: int, width: int) -> Lattice:
+        """The network of one rung, with as many inputs and outputs as the data have."""
+        keys, dataset = self.lattice, self.dataset()
+        return Lattice(
+            depth=depth,
+            width=width,
+            channels=keys.channels,
+            range=self._kernel,
+            outputs=dataset.outputs,
+            data_channels=dataset.channels,
+            scaling=keys.scaling,
+            padding=keys.padding,
+            activation=keys.activation,
+            loss=keys.loss,
+            readout_modes=keys.readout_modes,
+        )
+
+    @property
+    def _kernel(self) -> Kernel:
+        return Kernel(self.lattice.radius, tied=self.lattice.weights == "tied")  # type: ignore[arg-type]
+
+    def training_plan(self) -> Training:
+        """The training law."""
+        keys = self.training.model_dump(exclude={"rates", "optimizer"})
+        return Training(**keys, rates=Rates(**self.training.rates.model_dump()), seed=self.seed)
+
+    def initial_fields(self, lattice: Lattice) -> InitialFields:
+        """The random initial fields: the same functions for every rung."""
+        return InitialFields(lattice, self.seed, **self.initial.model_dump())
+
+    def field_grid(self, depth: int, width: int, refined: bool = False) -> Grid:
+        """The solver's grid for one rung, or the finer one of the grid check."""
+        keys = self.field
+        n_x, n_y = (size if isinstance(n, str) else n for n, size in ((keys.n_x, depth), (keys.n_y, width)))
+        return Grid(n_x * keys.refine_x, n_y * keys.refine_y) if refined else Grid(n_x, n_y)
+
+    def compression(self) -> str | None:
+        """As the trajectory writer wants it."""
+        return None if self.output.compression == "none" else self.output.compression
+
+    def to_toml(self) -> str:
+        """Every key, defaults included; reading it back gives an equal configuration."""
+        top = self.model_dump()
+        plain = {key: value for key, value in top.items() if not isinstance(value, dict)}
+        parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in plain.items())]
+        for section, table in top.items():
+            if isinstance(table, dict):
+                lines = [f"{key} = {_toml(value)}\n" for key, value in table.items() if value is not None]
+                parts.append(f"[{section}]\n{''.join(lines)}")
+        return "\n".join(parts)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
+        """Check a table of plain values.
+
+        Parameters
+        ----------
+        where : what error messages call it, e.g. the file's name.
+        folder : where a relative data.file lies (default: the working directory); the configuration keeps it absolute.
+
+        Raises
+        ------
+        InputError
+            One line: where, the key, what it needs and what it got.
+        """
+        try:
+            config = cls.model_validate(table)
+        except ValidationError as error:
+            raise _one_line(where, [_explain(cls, detail) for detail in error.errors(include_url=False)]) from None
+        if config.data.file is not None:
+            absolute = str((folder or Path()).absolute() / config.data.file)
+            config = config.model_copy(update={"data": DataSection(file=absolute)})
+        problems = list(_impossible(config))
+        if problems:
+            raise _one_line(where, problems)
+        return config
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read and check a study.
+
+    Parameters
+    ----------
+    path : the TOML file.
+    overrides : "a.b=c" each; c is read as a TOML value, and as a plain string when it is none.
+
+    Raises
+    ------
+    InputError
+        One line naming the file, the key and the remedy.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; check the path") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: cannot be read ({reason}); give a TOML file") from None
+    return parse_config(text, str(path), path.parent, overrides)
+
+
+def parse_config(
+    text: str, where: str = "configuration", folder: Path | None = None, overrides: Sequence[str] = ()
+) -> StudyConfig:
+    """`load_config` of a text instead of a file."""
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) if isinstance(error, ValueError) else "nested too deeply"
+        raise InputError(f"{where}: not valid TOML: {reason}") from None
+    for override in overrides:
+        _override(table, override)
+    return StudyConfig.from_table(table, where, folder)
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    """Set one key, "a.b=c", in a table of tables."""
+    key, equals, text = override.partition("=")
+    names = [name.strip() for name in key.split(".")]
+    if not equals or not all(_BARE_KEY.fullmatch(name) for name in names):
+        raise InputError(f"--set {_show(override)}: needs KEY=VALUE, such as lattice.width=40")
+    for name in names[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise InputError(f"--set {_show(override)}: {name} is no section; check the key")
+    table[names[-1]] = _override_value(text.strip())
+
+
+def _override_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
+# ---- saying what is wrong
+
+
+def _one_line(where: str, problems: Sequence[str]) -> InputError:
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InputError(f"{where}: {problems[0]}{more}")
+
+
+def _key(names: Sequence[Any]) -> str:
+    shown = [name if _BARE_KEY.fullmatch(name) and len(name) <= 60 else _show(name) for name in map(str, names)]
+    return ".".join(shown)
+
+
+def _known_keys(model: type[BaseModel], section: Sequence[Any]) -> list[str]:
+    """Names of the keys of a section."""
+    for name in section:
+        inner = model.model_fields[name].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)
+
+
+def _explain(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
+    """'lattice.depth: needs ...' from one of pydantic's error records."""
+    loc = detail["loc"]
+    key, kind = _key(loc), detail["type"]
+    if kind == "value_error":
+        return f"{key}: {detail['ctx']['error']}"
+    if kind == "missing":
+        return f"{key}: is missing; add {_EXAMPLES.get(key, 'it')}"
+    if kind == "extra_forbidden":
+        if key in LATER_KEYS:
+            return f"{key}: does not exist yet; remove it"
+        known = _known_keys(model, loc[:-1])
+        close = difflib.get_close_matches(str(loc[-1])[:40], known, n=1)
+        remedy = f"did you mean {_key([*loc[:-1], *close])}?" if close else f"known are {', '.join(known)}"
+        return f"{key}: unknown key; {remedy}"
+    return f"{key or 'configuration'}: needs a table of keys (got {_show(detail['input'])})"
+
+
+_EXAMPLES = {
+    "kind": 'kind = "continuum"',
+    "lattice": "a section [lattice] with depth, width, channels and radius",
+    "lattice.depth": "a number of layers, or a list of them as the ladder",
+    "lattice.width": "a number of cells, or a list of them as the ladder",
+    "lattice.channels": "a number of channels",
+    "lattice.radius": 'the kernel radius, such as "11/80"',
+    "training": "a section [training] with steps, batch and rates",
+    "training.steps": "the number of training steps",
+    "training.batch": "the number of samples in a minibatch",
+    "training.rates": "rates = { w = ..., b = ..., r = ... }",
+    "training.rates.w": "the rate of the weights",
+    "training.rates.b": "the rate of the biases",
+    "training.rates.r": "the rate of the readout (0 keeps it fixed)",
+}
+
+
+# ---- combinations that cannot work
+
+
+def _impossible(config: StudyConfig) -> Iterator[str]:
+    """What is wrong although every key by itself is right; nothing large is computed here."""
+    keys, training = config.lattice, config.training
+    if len(_listed(keys.depth)) > 1 and len(_listed(keys.width)) > 1:
+        yield "lattice.depth: only one of depth and width may be a ladder, and lattice.width is one; give one size"
+        return
+    rates = training.rates
+    if not (rates.w or rates.b or rates.r):
+        yield "training.rates: needs a rate > 0, or nothing is trained (got w = b = r = 0)"
+    if keys.readout_modes > min(_listed(keys.width)):
+        yield (
+            f"lattice.readout_modes: needs at most lattice.width, {min(_listed(keys.width))}, or modes coincide"
+            f" (got {keys.readout_modes})"
+        )
+    grids = list(_wrong_grids(config))
+    yield from grids
+    if not grids:
+        yield from _too_large(config)
+    yield from _wrong_data(config)
+
+
+def _grids(config: StudyConfig) -> Iterator[tuple[str, Grid]]:
+    """Every grid of the study with the key that made it."""
+    for depth, width in config.rungs():
+        yield "lattice.width", Grid(depth, width)
+        yield ("lattice.width" if config.field.n_y == "lattice" else "field.n_y"), config.field_grid(depth, width)
+        yield "field.refine_y", config.field_grid(depth, width, refined=True)
+
+
+def _wrong_grids(config: StudyConfig) -> Iterator[str]:
+    radius, seen = config._kernel.radius, set()
+    for key, grid in _grids(config):
+        if grid.n_y in seen:
+            continue
+        seen.add(grid.n_y)
+        if max(grid.n_x, grid.n_y) > MOST_CELLS:
+            yield f"field.refine_x: the refined grid {grid.n_x} x {grid.n_y} has more than {MOST_CELLS} cells a side"
+        try:
+            grid.half_width(radius)
+        except InputError as error:
+            where = "lattice.radius" if key == "lattice.width" else key
+            hint = " (an odd refine_y keeps the radius on a cell edge)" if key == "field.refine_y" else ""
+            yield f"{where}: {error}{hint}"
+
+
+def _too_large(config: StudyConfig) -> Iterator[str]:
+    keys, training, initial = config.lattice, config.training, config.initial
+    radius, channels, tied = config._kernel.radius, keys.channels, keys.weights == "tied"
+    for _, grid in _grids(config):
+        taps = 2 * grid.half_width(radius) + 1
+        weights = grid.n_x * taps * channels**2 * (1 if tied else grid.n_y)
+        states = (grid.n_x + 1) * grid.n_y * channels * max(training.probe, min(training.batch, 256))
+        if max(weights, states) > MOST_NUMBERS:
+            what = "weights" if weights > states else "pre-activations"
+            number = f"{max(weights, states):.1e} {what}"
+            yield f"lattice.channels: a {grid.n_x} x {grid.n_y} grid would hold {number}; make it smaller"
+            return
+    rows = training.steps if training.dynamics == "sgd" else 1
+    if rows * training.batch > MOST_NUMBERS:
+        yield f"training.steps: {training.steps} steps of {training.batch} samples do not fit into memory; give fewer"
+    in_x, in_y = (cosine_amplitudes(1.0, length).size for length in (initial.correlation_x, initial.correlation_y))
+    in_u = cosine_amplitudes(2 * radius, initial.correlation_u).size
+    drawn = in_x * in_u * channels**2 * (1 if tied else in_y)
+    if drawn > MOST_NUMBERS // 64:
+        yield f"initial.correlation_x: such rough fields take {drawn:.1e} random coefficients; give longer correlations"
+
+
+def _wrong_data(config: StudyConfig) -> Iterator[str]:
+    key = "data.name" if config.data.file is None else "data.file"
+    try:
+        data = config.dataset()
+    except InputError as error:
+        yield f"{key}: {error}"
+        return
+    training, count = config.training, len(data.x)
+    if training.batch > count:
+        yield f"training.batch: needs at most the {count} training samples (got {training.batch})"
+    probes = count if data.x_test is None else len(data.x_test)
+    if training.probe > probes:
+        kind = "training" if data.x_test is None else "test"
+        yield f"training.probe: needs at most the {probes} {kind} samples (got {training.probe})"
+    for y in (data.y, data.y_test):
+        if y is not None:
+            try:
+                prepare_targets(config.lattice.loss, y, data.outputs)
+            except InputError as error:
+                yield f"lattice.loss: {error}"
+                break
+    if data.width < 4:
+        try:
+            for _, grid in _grids(config):
+                on_cells(data.x[:1], grid.n_y)
+        except InputError as error:
+            yield f"{key}: {error}"
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, file: str | None, version: tuple[int, ...]) -> Dataset:
+    return load_dataset(name, file)
+
+
+def _listed(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
+    return sizes if isinstance(sizes, tuple) else (sizes,)
+
+
+# ---- writing TOML
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\"}
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: what a configuration holds, and nothing more."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return f'"{"".join(map(_escaped, value))}"'
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(entry)}' for key, entry in value.items())} }}"
+    return f"[{', '.join(map(_toml, value))}]"
+
+
+def _escaped(character: str) -> str:
+    if character < " " or character == "\x7f":
+        return f"\\u{ord(character):04X}"
+    return _ESCAPES.get(character, character)
