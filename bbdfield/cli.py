@@ -219,7 +219,7 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
 
     table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     _console().print(table)

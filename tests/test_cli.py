@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +261,7 @@ def test_run_from_a_resolved_configuration(here, finished, capsys):
     [
         ("lattice.depht=3", "lattice.depht: unknown key; did you mean lattice.depth?"),
         ("lattice.channels=two", "lattice.channels: needs a whole number from 1 to 100000 (got 'two')"),
-        ("lattice.width=-8", "lattice.width: needs a whole number from 1 to 1000000, or an increasing list of them (got"),
+        ("lattice.width=-8", "lattice.width: needs a whole number from 1 to 1000000, or an increasing list of them"),
         ("lattice.radius=0.2", "lattice.radius: kernel radius 0.2 is not on a cell edge of width 8"),
         ("lattice.radius=9/16", "lattice.radius: needs a number > 0"),
         ("training={}", "training.steps: is missing; add the number of training steps (and 2 more)"),
@@ -512,6 +515,31 @@ def test_interrupted_run_goes_on(here, finished, capsys, monkeypatch):
     command = capsys.readouterr().err.splitlines()[-1].partition("go on with: ")[2]
     assert main(shlex.split(command)[1:]) == 0
     assert Path("run/scores.json").read_bytes() == (finished / "scores.json").read_bytes()
+
+
+def test_interrupt_from_the_keyboard_stops_all_processes(here):
+    """Ctrl-C reaches the workers too: none may print a traceback, or go on until its jobs are done."""
+    long = ["--set", "training.steps=1000000", "--out", "run", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bbdfield", "run", "study.toml", *long],
+        env={"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not list(here.glob("run/field-*.h5")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert (process.returncode, out) == (130, "") and "Traceback" not in err
+    assert err.splitlines()[-1].endswith(f"go on with: bbdfield run --resume study.toml {shlex.join(long)}")
 
 
 # ---- self-test

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from bbdfield.errors import InputError
 
@@ -33,6 +32,8 @@ def fit_order(spacings: Sequence[float], errors: Sequence[float]) -> Fit:
     InputError
         with fewer than two distinct spacings, or an error that is zero or not finite (there is no order to fit).
     """
+    from scipy import stats  # slow to import, and needed here only
+
     h, e = np.asarray(spacings, float), np.asarray(errors, float)
     if h.size != e.size or np.unique(h).size < 2:
         raise InputError("an order needs errors at two or more different spacings; make the ladder longer")

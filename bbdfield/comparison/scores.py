@@ -1,8 +1,8 @@
 """How well a field run predicts a lattice run: errors at equal physical time, on the lattice's own points.
 
-The field is restricted to the lattice's sites and links. An error is ‖field − lattice‖ / ‖lattice‖ in L2 over all stored
-times (and all entries), unless said otherwise. Because weights that hardly move flatter any theory, the error over the
-*movement* ‖ŵ(t) − ŵ(0)‖ stands beside it.
+The field is restricted to the lattice's sites and links. An error is ‖field − lattice‖ / ‖lattice‖ in L2 over all
+stored times (and all entries), unless said otherwise. Because weights that hardly move flatter any theory, the error
+over the *movement* ‖ŵ(t) − ŵ(0)‖ stands beside it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Score:
     error, max_error : relative L2 and maximum error of z, w, b (hatted) and loss over all stored t.
     error_over_movement : of w and b, relative to ‖ŵ(t) − ŵ(0)‖ over all stored t.
     horizon : first stored t at which the instantaneous relative error of z exceeds 10 %; None if never.
-    t, error_t, movement_error_t : the same at each snapshot (NaN before anything has moved);  loss_t, loss_error_t : relative loss error at each step.
+    t, error_t, movement_error_t : the same at each snapshot (NaN before anything has moved);  loss_t, loss_error_t :
+    relative loss error at each step.
     profile : relative L2 error per site (z) or link (w, b) at the last snapshot.
     test_accuracy, test_loss : of lattice and field at each snapshot.
     """
@@ -107,7 +108,9 @@ def compare(sim: Run, run: Run) -> Score:
     check_comparable(sim, run)
     steps, at_sim, at_run = np.intersect1d(sim.steps, run.steps, return_indices=True)
     if not steps.size:
-        raise InputError(f"{sim.path} and {run.path} have no snapshot in common; record both with the same snapshot_every")
+        raise InputError(
+            f"{sim.path} and {run.path} have no snapshot in common; record both with the same snapshot_every"
+        )
     grid = run.grid
     names = ("z", "w", "b")
     squares: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}  # error², norm², movement²
@@ -121,7 +124,11 @@ def compare(sim: Run, run: Run) -> Score:
         for name in names:
             difference, start = predicted[name] - exact[name], first.setdefault(name, exact[name])
             squares[name].append(
-                (float(np.sum(difference**2)), float(np.sum(exact[name] ** 2)), float(np.sum((exact[name] - start) ** 2)))
+                (
+                    float(np.sum(difference**2)),
+                    float(np.sum(exact[name] ** 2)),
+                    float(np.sum((exact[name] - start) ** 2)),
+                )
             )
             largest[name] = np.maximum(largest[name], [np.abs(difference).max(), np.abs(exact[name]).max()])
             rows = (len(difference), -1)
@@ -168,7 +175,7 @@ def compare(sim: Run, run: Run) -> Score:
 def grid_change(coarse: Run, fine: Run, run: Run) -> dict[str, float]:
     """Relative L2 change of z, w, b and loss, on the points of the lattice run, when the field's grid is refined."""
     grid = run.grid
-    steps, at_coarse, at_fine = np.intersect1d(coarse.steps, fine.steps, return_indices=True)
+    _, at_coarse, at_fine = np.intersect1d(coarse.steps, fine.steps, return_indices=True)
     sums = {name: np.zeros(2) for name in ("z", "w", "b")}
     for i, j in zip(at_coarse, at_fine, strict=True):
         a, b = restrict(coarse.fields(int(i)), grid), restrict(fine.fields(int(j)), grid)

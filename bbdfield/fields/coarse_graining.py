@@ -2,13 +2,13 @@
 
 Two maps, because two questions are asked:
 
-- `restrict` evaluates a field *at a lattice's points* (sites, links, cells, taps) by sixth-order interpolation. Comparisons
-  use it: the field goes to the lattice, never the reverse.
-- `coarse_grain` turns the arrays of a trajectory into fields on any grid: averages over the grid's cells of what lives in
-  cells (ŵ and b̂ on links and width cells, ŵ on tap cells), interpolation in x of what lives on sites (ẑ). Averages are taken
-  through the primitive function, so integrals are conserved exactly, averaging to the same grid changes nothing, and
-  averages of smooth functions are reproduced with order 5 in the spacing. Rough data can be smoothed first by a Gaussian
-  window.
+- `restrict` evaluates a field *at a lattice's points* (sites, links, cells, taps) by sixth-order interpolation.
+  Comparisons use it: the field goes to the lattice, never the reverse.
+- `coarse_grain` turns the arrays of a trajectory into fields on any grid: averages over the grid's cells of what lives
+  in cells (ŵ and b̂ on links and width cells, ŵ on tap cells), interpolation in x of what lives on sites (ẑ). Averages
+  are taken through the primitive function, so integrals are conserved exactly, averaging to the same grid changes
+  nothing, and averages of smooth functions are reproduced with order 5 in the spacing. Rough data can be smoothed
+  first by a Gaussian window.
 
 A lattice's own values are its cell averages here; they differ from point values by a_x²/24 ∂_x²ŵ, which is below the
 accuracy of the second-order theory.
@@ -141,7 +141,9 @@ class CoarseGrained:
         times = self.run.t
         hits = np.flatnonzero(np.isclose(times, t, rtol=1e-12, atol=1e-12))
         if not hits.size:
-            raise InputError(f"{self.run.path}: no snapshot at t = {t:g}; there are {times.size} from {times[0]:g} to {times[-1]:g}")
+            raise InputError(
+                f"{self.run.path}: no snapshot at t = {t:g}; there are {times.size} from {times[0]:g} to {times[-1]:g}"
+            )
         return self.fields(int(hits[0]))
 
 

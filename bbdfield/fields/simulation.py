@@ -4,9 +4,9 @@
     adjoint   −∂_x λ = (∂G_n/∂ẑ)† λ,   λ(L_x, y) = δℓ/δẑ(L_x, y)
     training  ∂_t ŵ = −η̂_w ⟨(∂G_n/∂ŵ)† λ⟩,   ∂_t b̂ = −η̂_b ⟨(∂G_n/∂b̂)† λ⟩,   ∂_t R = −η̂_R ∂ℓ/∂R
 
-on the solver's own grid (any n_x, n_y), after the field description of arXiv 2511.02003 eqs (8)-(10). The adjoint is the exact transpose
-of the discrete forward march, so the gradient is that of the discretised loss. The only inputs are the initial fields and
-the boundary (data, lift, sample sequence).
+on the solver's own grid (any n_x, n_y), after the field description of arXiv 2511.02003 eqs (8)-(10). The adjoint is
+the exact transpose of the discrete forward march, so the gradient is that of the discretised loss. The only inputs
+are the initial fields and the boundary (data, lift, sample sequence).
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def simulate(
         boundary=boundary,
         lattice=start.lattice,
         grid=start.grid,
-        config={"field": config},
+        config={"field": config, **({"initial": start.origin} if start.origin else {})},
         overwrite=overwrite,
         resume=resume,
         compression=compression,

@@ -142,8 +142,7 @@ def lift_samples(x: npt.ArrayLike, lift: Array) -> Array:
     samples = np.asarray(x, dtype=np.float64)
     if samples.ndim != 3 or lift.ndim != 2 or samples.shape[1] != lift.shape[1]:
         raise InputError(
-            f"lift_samples: samples {samples.shape} must be (B, D, N) and the lift {lift.shape} (C, D), "
-            "with the same D"
+            f"lift_samples: samples {samples.shape} must be (B, D, N) and the lift {lift.shape} (C, D), with the same D"
         )
     z0: Array = np.matmul(lift, np.ascontiguousarray(samples.transpose(2, 1, 0)))
     return z0
@@ -343,9 +342,7 @@ class Network:
     a_y: float
     length_y: float = 1.0
     skip: float = 1.0
-    _workspaces: dict[tuple[Any, ...], _Workspace] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
+    _workspaces: dict[tuple[Any, ...], _Workspace] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def forward(self, z0: Array, w: Array, b: Array, out: Array | None = None) -> Array:
         """Return all layers z (M+1, N, C, B); see `forward` of this module."""
@@ -399,9 +396,7 @@ class Network:
             expected = (z0.shape[2], len(r))
             raise InputError(f"network: targets have shape {targets.shape}, not (B, O) = {expected}")
         depth, modes = len(w), r.shape[2]
-        gradients = (
-            out if out is not None else {k: np.empty(v.shape) for k, v in (("w", w), ("b", b), ("r", r))}
-        )
+        gradients = out if out is not None else {k: np.empty(v.shape) for k, v in (("w", w), ("b", b), ("r", r))}
         delta = np.empty((depth + 1, *z0.shape)) if keep_delta else None
         for name, like in (("w", w), ("b", b), ("r", r)):
             # A strided target would be written to in a copy, and so not at all.
@@ -413,9 +408,7 @@ class Network:
         z[...] = z0
         for m in range(depth):
             value, work.slopes[m] = self.activation.value_and_slope(z)
-            _advance(
-                z, value, w[m], b[m], work.padded[m], work.windows[m], self.padding, self.skip, following
-            )
+            _advance(z, value, w[m], b[m], work.padded[m], work.windows[m], self.padding, self.skip, following)
             z, following = following, z
 
         basis = self.a_y * readout_basis(len(z), modes, self.a_y, self.length_y)

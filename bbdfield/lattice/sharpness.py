@@ -9,8 +9,8 @@ from bbdfield.lattice.training import LatticeSystem
 
 #: τ λ_max up to which explicit steps of a quadratic loss are stable
 LIMITS = {"sgd": 2.0, "flow": 2.785}
-#: SGD of a network survives beyond the limit (the loss is not quadratic: "edge of stability"); from here on every run that
-#: we tried diverged. The flow must resolve the gradient flow, so its limit is strict.
+#: SGD of a network survives beyond the limit (the loss is not quadratic: "edge of stability"); from here on every run
+#: that we tried diverged. The flow must resolve the gradient flow, so its limit is strict.
 REFUSED_FROM = {"sgd": 20.0, "flow": 2.785}
 
 
@@ -32,8 +32,8 @@ def sharpness(system: LatticeSystem, iterations: int = 20) -> float:
                 return 0.0
             step = 1e-4
             shift = [step * scale * part / norm for scale, part in zip(scales, v, strict=True)]
-            up = system.gradient(*(p + s for p, s in zip(parameters, shift, strict=True)), index)[1]
-            down = system.gradient(*(p - s for p, s in zip(parameters, shift, strict=True)), index)[1]
+            up = system.gradient(tuple(p + s for p, s in zip(parameters, shift, strict=True)), index)[1]
+            down = system.gradient(tuple(p - s for p, s in zip(parameters, shift, strict=True)), index)[1]
             v = [scale * (a - b) / (2 * step) for scale, a, b in zip(scales, up, down, strict=True)]
             size = float(np.sqrt(sum(float(np.sum(part**2)) for part in v)))
     return size

@@ -20,6 +20,8 @@ from solvers.steppers import rk4_step
 #: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
 
+Parameters = tuple[np.ndarray, ...]
+
 
 class LatticeSystem:
     """The discrete network with its parameters W, b, R, stepped by SGD or along the gradient flow."""
@@ -39,11 +41,10 @@ class LatticeSystem:
     def state(self) -> dict[str, np.ndarray]:
         return {"w": self.w, "b": self.b, "r": self.r}
 
-    def gradient(
-        self, w: np.ndarray, b: np.ndarray, r: np.ndarray, index: np.ndarray
-    ) -> tuple[float, tuple[np.ndarray, ...]]:
-        """Mean loss over training samples and its gradient."""
-        total, sums = 0.0, (np.zeros_like(w), np.zeros_like(b), np.zeros_like(r))
+    def gradient(self, parameters: Parameters, index: np.ndarray) -> tuple[float, Parameters]:
+        """Mean loss over training samples and its gradient with respect to (w, b, r)."""
+        w, b, r = parameters
+        total, sums = 0.0, tuple(np.zeros_like(p) for p in parameters)
         for first in range(0, len(index), CHUNK):
             part = index[first : first + CHUNK]
             share = len(part) / len(index)
@@ -60,12 +61,12 @@ class LatticeSystem:
         index, rates = self.boundary.batch(k), self.rates
         losses: list[float] = []
 
-        def rate(_: float, u: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
-            loss, (g_w, g_b, g_r) = self.gradient(*u, index)
+        def rate(_: float, u: Parameters) -> Parameters:
+            loss, (g_w, g_b, g_r) = self.gradient(u, index)
             losses.append(loss)
             return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
 
-        state = (self.w, self.b, self.r)
+        state: Parameters = (self.w, self.b, self.r)
         if self.boundary.training.dynamics == "sgd":
             state = tuple(value + move for value, move in zip(state, rate(0.0, state), strict=True))
         else:

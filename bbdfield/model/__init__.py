@@ -1,1 +1,3 @@
-"""What lattice and field are both told: architecture, activations, losses, initial fields, data at the boundary, records."""
+"""What lattice and field are both told: architecture, activations, losses, initial fields, data at the boundary,
+records.
+"""

@@ -180,9 +180,7 @@ def get_activation(name: str) -> Activation:
     return found
 
 
-def register_activation(
-    name: str, f: Elementwise, df: Elementwise, d2f: Elementwise | None = None
-) -> Activation:
+def register_activation(name: str, f: Elementwise, df: Elementwise, d2f: Elementwise | None = None) -> Activation:
     """Make the user's own activation known under `name`, and return it.
 
     Parameters

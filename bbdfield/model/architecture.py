@@ -2,7 +2,8 @@
 
 The lattice of arXiv 2511.02003 with a skip connection, depth index m = 0..M and width index i = 0..N-1:
 
-    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y),      logits_k = a_y Σ_{c,i} R_kc(y_i) z[M]_ci
+    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y),      logits_k = a_y Σ_{c,i} R_kc(y_i)
+    z[M]_ci
 
 Lengths are in units of the network's own depth L_x and width L_y, times in units of t = k τ after k steps.
 """
@@ -48,10 +49,11 @@ class Kernel:
     tied: bool = True
 
     def __post_init__(self) -> None:
+        given: Any = self.radius
         try:
-            radius = float(Fraction(self.radius)) if isinstance(self.radius, str) else float(self.radius)
+            radius = float(Fraction(given)) if isinstance(given, str) else float(given)
         except (ValueError, ZeroDivisionError, TypeError, OverflowError) as error:
-            raise InputError(f"lattice.radius = {self.radius!r}: needs a number or a fraction such as \"11/80\"") from error
+            raise InputError(f'lattice.radius = {given!r}: needs a number or a fraction such as "11/80"') from error
         _require(0 < radius < float("inf"), "lattice.radius", self.radius, "needs a positive number")
         object.__setattr__(self, "radius", radius)
 
@@ -63,7 +65,8 @@ class Lattice:
     Raises
     ------
     InputError
-        for sizes that are no positive whole numbers, unknown names, or a radius off a cell edge or wider than the width.
+        for sizes that are no positive whole numbers, unknown names, or a radius off a cell edge or wider than the
+        width.
     """
 
     depth: int
@@ -82,7 +85,9 @@ class Lattice:
 
     def __post_init__(self) -> None:
         for key in ("depth", "width", "channels", "outputs", "data_channels", "readout_modes"):
-            _require(_whole(getattr(self, key), 1), f"lattice.{key}", getattr(self, key), "needs a positive whole number")
+            _require(
+                _whole(getattr(self, key), 1), f"lattice.{key}", getattr(self, key), "needs a positive whole number"
+            )
         for key in ("length_x", "length_y"):
             value = getattr(self, key)
             _require(_finite(value) and value > 0, f"lattice.{key}", value, "needs a positive length")
@@ -139,10 +144,10 @@ class Training:
     """How the network is trained, the same for lattice and field.
 
     dynamics = "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂.
-    dynamics = "flow": the gradient flow ∂_t θ̂ = −η̂ δℓ/δθ̂ of the loss on one fixed set of `batch` samples, by classical
-    Runge-Kutta steps of length τ.
-    Snapshots are taken every `snapshot_every` steps and at the end; z is stored on `probe` samples; test loss and accuracy
-    are measured on the first `evaluate` test samples.
+    dynamics = "flow": the gradient flow ∂_t θ̂ = −η̂ δℓ/δθ̂ of the loss on one fixed set of `batch` samples, by
+    classical Runge-Kutta steps of length τ.
+    Snapshots are taken every `snapshot_every` steps and at the end; z is stored on `probe` samples; test loss and
+    accuracy are measured on the first `evaluate` test samples.
     """
 
     steps: int
@@ -156,7 +161,14 @@ class Training:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for key, least in (("steps", 1), ("batch", 1), ("snapshot_every", 1), ("probe", 1), ("evaluate", 0), ("seed", 0)):
+        for key, least in (
+            ("steps", 1),
+            ("batch", 1),
+            ("snapshot_every", 1),
+            ("probe", 1),
+            ("evaluate", 0),
+            ("seed", 0),
+        ):
             value = getattr(self, key)
             _require(_whole(value, least), f"training.{key}", value, f"needs a whole number >= {least}")
         _require(_finite(self.step) and self.step > 0, "training.step", self.step, "needs a positive number")
@@ -190,14 +202,16 @@ class FieldState:
     w: Any
     b: Any
     r: Any = field(repr=False)
+    #: what the fields were drawn from, if they were (`InitialFields.to_config`)
+    origin: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         shapes = field_shapes(self.lattice, self.grid)
         for name in ("w", "b", "r"):
             if tuple(getattr(self, name).shape) != shapes[name]:
                 raise InputError(
-                    f"field {name} has shape {tuple(getattr(self, name).shape)}, but a {self.grid.n_x} x {self.grid.n_y} grid"
-                    f" needs {shapes[name]}"
+                    f"field {name} has shape {tuple(getattr(self, name).shape)}, but a grid of"
+                    f" {self.grid.n_x} x {self.grid.n_y} cells needs {shapes[name]}"
                 )
 
 

@@ -1,7 +1,8 @@
 """The boundary: data and their order of arrival, the lift at x = 0 and the readout at x = L_x.
 
 Everything data-dependent reaches the bulk through here: samples enter as z(0, y) = E x(y), and the loss of the logits
-acts back at x = L_x. A field simulation gets its initial fields and one of these, and nothing else of the lattice's run.
+acts back at x = L_x. A field simulation gets its initial fields and one of these, and nothing else of the lattice's
+run.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ class Boundary:
             when the data do not fit the lattice (channels, outputs) or the batch or probe is larger than the data.
         """
         if dataset.x.shape[1] != lattice.data_channels:
-            raise InputError(
-                f"lattice.data_channels = {lattice.data_channels}, but {dataset.source} has {dataset.x.shape[1]} channels"
-            )
+            given = dataset.x.shape[1]
+            raise InputError(f"lattice.data_channels = {lattice.data_channels}, but {dataset.source} has {given} channels")
         if dataset.outputs != lattice.outputs:
             raise InputError(f"lattice.outputs = {lattice.outputs}, but {dataset.source} has {dataset.outputs} outputs")
         count = dataset.x.shape[0]
         if training.batch > count:
-            raise InputError(f"training.batch = {training.batch}: {dataset.source} has only {count} samples; use a smaller batch")
+            raise InputError(
+                f"training.batch = {training.batch}: {dataset.source} has only {count} samples; use a smaller batch"
+            )
         probes = dataset.x if dataset.x_test is None else dataset.x_test
         if training.probe > probes.shape[0]:
             raise InputError(f"training.probe = {training.probe}: only {probes.shape[0]} samples to probe; use fewer")
@@ -108,4 +110,8 @@ class Boundary:
         if self.dataset.y_test is None:
             return np.zeros((0, self.lattice.outputs))
         y = self.dataset.y_test[: self.training.evaluate]
-        return prepare_targets(self.lattice.loss, y, self.lattice.outputs) if len(y) else np.zeros((0, self.lattice.outputs))
+        return (
+            prepare_targets(self.lattice.loss, y, self.lattice.outputs)
+            if len(y)
+            else np.zeros((0, self.lattice.outputs))
+        )

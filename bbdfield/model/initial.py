@@ -4,8 +4,8 @@ A unit-variance random function on [0, L] with correlation length ℓ is the cos
 
     g(x) = Σ_n c_n cos(π n x / L),    c_n ~ N(0, (2 − δ_n0) S_n),    S_n ∝ exp(−(π n ℓ / L)² / 2),  Σ S_n = 1,
 
-whose covariance away from the ends is exp(−Δ²/2ℓ²); in several coordinates it is the product of such series. Coefficients
-are drawn before any grid is known, so that all lattices and the field start from one function.
+whose covariance away from the ends is exp(−Δ²/2ℓ²); in several coordinates it is the product of such series.
+Coefficients are drawn before any grid is known, so that all lattices and the field start from one function.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class InitialFields:
         else:
             w = np.einsum("xi,yl,uj,ilajb->xyaub", x, y, u, c["w"], optimize=True)
         b = np.einsum("xi,yl,ila->xya", x, y, c["b"], optimize=True)
-        return FieldState(lattice, grid, w, b, c["r"].copy())
+        return FieldState(lattice, grid, w, b, c["r"].copy(), self.to_config())
 
     def to_config(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "lattice"}

@@ -55,8 +55,8 @@ def record(
 ) -> Run:
     """Train `system` under `boundary` and write w, b, z, R at every snapshot and the loss of every step to `path`.
 
-    With `resume` an incomplete file is continued from its last snapshot, bitwise as if it had not stopped; a finished one
-    is returned as it is, and a missing one is started.
+    With `resume` an incomplete file is continued from its last snapshot, bitwise as if it had not stopped; a finished
+    one is returned as it is, and a missing one is started.
 
     Raises
     ------
@@ -69,7 +69,9 @@ def record(
     full = {
         "lattice": lattice.to_config(),
         "training": dataclasses.asdict(training),
-        "start": hashlib.sha256(b"".join(np.ascontiguousarray(v).tobytes() for v in system.state().values())).hexdigest(),
+        "start": hashlib.sha256(
+            b"".join(np.ascontiguousarray(v).tobytes() for v in system.state().values())
+        ).hexdigest(),
         "data": {"name": boundary.dataset.name, "digest": boundary.dataset.digest},
         **config,
     }
@@ -155,7 +157,9 @@ def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
 def _same_config(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
     differing = [key for key in sorted({*stored, *wanted}) if stored.get(key) != wanted.get(key)]
     if differing:
-        raise InputError(f"{path}: belongs to another configuration (differs in {', '.join(differing)}); use another directory")
+        raise InputError(
+            f"{path}: belongs to another configuration (differs in {', '.join(differing)}); use another directory"
+        )
 
 
 def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
@@ -204,10 +208,10 @@ class FieldsOfRun(Protocol):
     def z(self, i: int) -> np.ndarray: ...
 
 
-def write_fields(
-    run: Run, source: FieldsOfRun, path: Path, *, config: dict[str, Any], overwrite: bool = False
-) -> Run:
-    """Write fields derived from a finished run (on another grid, say) as a field trajectory of the same times and losses."""
+def write_fields(run: Run, source: FieldsOfRun, path: Path, *, config: dict[str, Any], overwrite: bool = False) -> Run:
+    """Write fields derived from a finished run (on another grid, say) as a field trajectory of the same times and
+    losses.
+    """
     scalars, evaluation = run.trajectory.scalars, run.trajectory.evaluation
     writer = TrajectoryWriter.create(
         path,
@@ -328,7 +332,9 @@ class Run:
         try:
             return make()
         except (KeyError, TypeError) as error:
-            raise InputError(f"{self.path}: its configuration has no usable '{key}' ({error}); record the run again") from error
+            raise InputError(
+                f"{self.path}: its configuration has no usable '{key}' ({error}); record the run again"
+            ) from error
 
     def close(self) -> None:
         self.trajectory.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import shutil
@@ -266,9 +267,15 @@ def _open(path: Path) -> h5py.File:
         try:
             return h5py.File(path, "r")
         except OSError as error:
-            if "already open for" not in str(error):
-                raise
-            return _open_shared(path)
+            # While a writer flushes, and after it was killed there, the header may count more than is there.
+            marked, short = "already open for" in str(error), "truncated file" in str(error)
+            if marked or short:
+                with contextlib.suppress(OSError, RuntimeError, KeyError):
+                    file = _open_shared(path)
+                    if marked or not file.attrs["complete"]:
+                        return file
+                    file.close()
+            raise
     except (OSError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())
         if "signature not found" in text:

@@ -302,7 +302,7 @@ class TrajectoryWriter:
         """Append one snapshot and flush it.
 
         Order on disk: scalars of earlier steps, fields, evaluation, t; flush; step; flush. If the disk is
-        full or writing fails, `InputError` is raised and the file abandoned with its earlier snapshots intact.
+        full or writing fails, the file is abandoned, earlier snapshots intact, and `InputError` raised.
         """
         file = self._expect(fields, "fields")
         self._expect(evaluation or {}, "evaluation")

@@ -2,9 +2,9 @@
 
     config -> data -> lattice of every rung -> field of every order (and on a finer grid) -> scores -> figures -> report
 
-Lattices and fields are independent jobs: a field is computed from the configuration alone (the initial fields and the boundary
-that it implies), never from a lattice's file. They run in parallel processes with one BLAS thread each, which changes no bit of
-the result.
+Lattices and fields are independent jobs: a field is computed from the configuration alone (the initial fields and the
+boundary that it implies), never from a lattice's file. They run in parallel processes with one BLAS thread each,
+which changes no bit of the result.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,8 +164,12 @@ def run_study(
         _write_run_json(out, started, None, backend.description)
         jobs = plan.jobs()
         workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-        tell(f"{len(plan.lattices)} lattices and {len(jobs) - len(plan.lattices)} fields; {backend.description}; {workers} processes")
-        tell(f"training step: τ λ_max = {sharp:.3g} at the start (explicit steps are stable up to {LIMITS[training.dynamics]:g})")
+        tell(
+            f"{len(plan.lattices)} lattices and {len(jobs) - len(plan.lattices)} fields; {backend.description}; {workers} processes"
+        )
+        tell(
+            f"training step: τ λ_max = {sharp:.3g} at the start (explicit steps are stable up to {LIMITS[training.dynamics]:g})"
+        )
         _compute(jobs, config, out, workers, report_progress, tell)
         tell("comparing")
         with threadpool_limits(1):
@@ -281,11 +287,30 @@ def _start_worker(reports: Any) -> None:
 
 
 def _work(job: Job, config: StudyConfig, out: Path) -> None:
+    parent = multiprocessing.parent_process()
+
     def progress(done: int, total: int, loss: float) -> None:
+        if parent is not None and not parent.is_alive():  # killed: stop, or two studies would write into one directory
+            raise KeyboardInterrupt
         if done % 5 == 0 or done == total:
             _reports.put((job.label, done, total, loss))
 
     run_job(job, config, out, progress)
+
+
+@contextmanager
+def _workers_ignore_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group, but this process alone decides: children started here inherit
+    "ignore".
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _compute(
@@ -308,10 +333,17 @@ def _compute(
     listener.start()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
     try:
-        futures = [pool.submit(_work, job, config, out) for job in jobs]
+        with _workers_ignore_interrupts():
+            futures = [pool.submit(_work, job, config, out) for job in jobs]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in done:
             future.result()
+    except BaseException:
+        # Workers would finish their jobs first; what they have recorded is on disk already.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        reports.cancel_join_thread()  # a worker may have died with the queue's lock
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         reports.put(None)
@@ -386,7 +418,9 @@ def score_study(config: StudyConfig, plan: Plan, out: Path) -> tuple[dict[str, A
 
 
 def fit_ladder(rungs: list[dict[str, Any]], against: str | None, orders: list[int]) -> dict[str, Any]:
-    """fitted_order, fitted_order_ci and local_orders of each quantity; empty without a ladder, None where nothing can be fitted."""
+    """fitted_order, fitted_order_ci and local_orders of each quantity; empty without a ladder, None where nothing can
+    be fitted.
+    """
     fitted: dict[str, dict[str, Any]] = {"fitted_order": {}, "fitted_order_ci": {}, "local_orders": {}}
     if against is None:
         return fitted

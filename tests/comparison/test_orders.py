@@ -33,7 +33,9 @@ def test_two_rungs_have_a_slope_but_no_interval() -> None:
     assert fit.order == pytest.approx(2.0) and fit.ci is None
 
 
-@pytest.mark.parametrize(("h", "e"), [([0.1], [1.0]), ([0.1, 0.1], [1, 2]), ([0.1, 0.2], [0.0, 1.0]), ([0.1, 0.2], [np.nan, 1])])
+@pytest.mark.parametrize(
+    ("h", "e"), [([0.1], [1.0]), ([0.1, 0.1], [1, 2]), ([0.1, 0.2], [0.0, 1.0]), ([0.1, 0.2], [np.nan, 1])]
+)
 def test_what_has_no_order_is_refused(h: list[float], e: list[float]) -> None:
     with pytest.raises(InputError, match="order"):
         fit_order(h, e)

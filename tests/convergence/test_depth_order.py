@@ -1,7 +1,7 @@
 """The order of every depth scheme, forward, backward and for the gradient, is the one that it declares.
 
-References come from other routes: a matrix exponential for the linear equation, an adaptive Runge-Kutta method of order 8
-(forward in x, then the adjoint and its integrand backward along its dense output) for the non-linear one.
+References come from other routes: a matrix exponential for the linear equation; for the non-linear one an adaptive
+Runge-Kutta method of order 8, forward in x, then the adjoint and its integrand backward along its dense output.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def test_nonlinear_equation_with_coefficients_that_vary_in_depth(scheme, order, 
 
 @pytest.mark.parametrize(("scheme", "expected"), [("euler", 1.0), ("midpoint", 2.0), ("rk4", 3.5)])
 def test_gradient_in_l2_over_the_whole_depth(scheme, expected, fitted_order):
-    """RK4's stage values are third order, and at the first and last link no neighbouring cell cancels that: h³ √h in L2."""
+    """RK4's stage values are third order; at the first and last links no neighbouring cell cancels that: h³√h in L2."""
     sizes = (48, 96, 192) if scheme == "rk4" else SIZES[scheme]
     for part in (0, 1):
         errors = [rms(march(SCHEMES[scheme], n, 1)[2][part] - exact_gradients(1, n)[part]) for n in sizes]

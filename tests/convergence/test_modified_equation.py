@@ -1,4 +1,4 @@
-"""At fixed weights one lattice of depth M approaches the field of order n as a_x^{n+1}, at every site and for the logits."""
+"""At fixed weights one lattice of depth M approaches the field of order n as a_x^{n+1}, over all sites."""
 
 from __future__ import annotations
 

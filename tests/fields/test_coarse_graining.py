@@ -81,7 +81,9 @@ def test_restriction_of_smooth_fields_has_the_declared_order(tied: bool) -> None
     exact = initial.on(target)
     sizes, errors = [12, 24, 48], []
     for n in sizes:
-        found = restrict(initial.on(Grid(n, 36)), target)  # 36 = 3·12: cells and taps coincide, so only x is interpolated
+        found = restrict(
+            initial.on(Grid(n, 36)), target
+        )  # 36 = 3·12: cells and taps coincide, so only x is interpolated
         errors.append(float(np.abs(found.w - exact.w).max() + np.abs(found.b - exact.b).max()))
     assert slope(sizes, errors) > POINT_ORDER - 0.5
 
@@ -117,7 +119,9 @@ def test_on_its_own_grid_nothing_changes(run: bbdfield.Run) -> None:
 def test_merging_cells_averages_them(run: bbdfield.Run) -> None:
     state, original = coarse_grain(run, Grid(3, 12)).at(t=0), run.fields(0)
     np.testing.assert_allclose(state.b, original.b.reshape(3, 2, 12, 2).mean(axis=1), rtol=1e-11, atol=1e-12)
-    np.testing.assert_allclose(state.w, original.w.reshape(3, 2, *original.w.shape[1:]).mean(axis=1), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(
+        state.w, original.w.reshape(3, 2, *original.w.shape[1:]).mean(axis=1), rtol=1e-11, atol=1e-11
+    )
 
 
 def test_coarse_fields_start_a_simulation_and_a_file(run: bbdfield.Run, tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def test_adjoint_is_the_transpose_of_the_tangent(activation, order, tied, paddin
     g = np.random.default_rng(7).standard_normal(z.shape)
     z_bar, (w_bar, b_bar) = rhs.adjoint(tape, c, g)
     assert (z_bar.shape, w_bar.shape, b_bar.shape) == (z.shape, c[0].shape, c[1].shape)
-    for bar, direction in ((z_bar, (dz, 0 * dc[0], 0 * dc[1])), (w_bar, (0 * dz, dc[0], 0 * dc[1])), (b_bar, (0 * dz, 0 * dc[0], dc[1]))):  # fmt: skip
+    still_z, still_w, still_b = 0 * dz, 0 * dc[0], 0 * dc[1]
+    moves = [(z_bar, (dz, still_w, still_b)), (w_bar, (still_z, dc[0], still_b)), (b_bar, (still_z, still_w, dc[1]))]
+    for bar, direction in moves:
         image = rhs.tangent(tape, c, direction[0], direction[1:])
         moved = next(part for part in direction if part.any())
         scale = np.linalg.norm(g) * np.linalg.norm(image) + np.linalg.norm(bar) * np.linalg.norm(moved)

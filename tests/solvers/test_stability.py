@@ -31,7 +31,7 @@ def test_largest_over_depth_counts():
 
 @pytest.mark.parametrize(("padding", "factor"), [("zeros", 1.0), ("reflect", np.sqrt(2))])
 def test_bounds_the_other_paddings(padding, factor):
-    """Up to the spacing of the wave numbers that are tried (4 per tap: 1/cos(π/8)); reflection doubles the edge's energy."""
+    """Up to the spacing of the wave numbers tried, 4 per tap: 1/cos(π/8); a reflection doubles the edge's energy."""
     for seed in range(5):
         w = np.random.default_rng(seed).standard_normal((3, 7, 3))
         assert dense_norm(w, 40, padding) <= factor * kernel_norm(w, 1 / 40) / np.cos(np.pi / 8)

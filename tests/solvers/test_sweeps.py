@@ -79,7 +79,9 @@ def test_tangent_is_the_derivative_at_every_site(scheme):
 
     h = 1e-5
     for site, (ahead, behind) in enumerate(zip(moved(h), moved(-h), strict=True)):
-        np.testing.assert_allclose(exact[site], (ahead - behind) / (2 * h), rtol=0, atol=1e-7 * np.abs(exact[site]).max())
+        np.testing.assert_allclose(
+            exact[site], (ahead - behind) / (2 * h), rtol=0, atol=1e-7 * np.abs(exact[site]).max()
+        )
 
 
 @EVERY_SCHEME

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.integrate import quad_vec
@@ -15,7 +17,9 @@ NUMPY_MODE = {"zeros": "constant", "circular": "wrap", "reflect": "symmetric"}
 EVERY_PADDING = pytest.mark.parametrize("padding", PADDINGS)
 #: (method, tied): the transform exists for tied kernels only
 EVALUATIONS = pytest.mark.parametrize(
-    ("method", "tied"), [("direct", True), ("direct", False), ("fft", True)], ids=["direct-tied", "direct-untied", "fft"]
+    ("method", "tied"),
+    [("direct", True), ("direct", False), ("fft", True)],
+    ids=["direct-tied", "direct-untied", "fft"],
 )
 #: (cells, K): one tap, few, as many as the width has cells, and 99
 SIZES = pytest.mark.parametrize(("cells", "half"), [(6, 0), (9, 2), (7, 3), (100, 49)])
@@ -124,9 +128,11 @@ def test_midpoint_rule_is_second_order_on_nested_grids(tied, padding, fitted_ord
         )
 
     def exact(y):
-        edges = np.stack([-radius + 0 * y, np.clip(-y, -radius, radius), np.clip(1 - y, -radius, radius), radius + 0 * y])
+        edges = np.stack(
+            [-radius + 0 * y, np.clip(-y, -radius, radius), np.clip(1 - y, -radius, radius), radius + 0 * y]
+        )
         total = np.zeros((2, y.size))
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             integral, _ = quad_vec(
                 lambda t, low=low, high=high: (
                     (high - low) * kernel(y, low + t * (high - low)) * signal(y + low + t * (high - low))
@@ -147,7 +153,9 @@ def test_midpoint_rule_is_second_order_on_nested_grids(tied, padding, fitted_ord
             w = channel_factors[:, None, :] * kernel(0.0, u)[:, None]
         else:
             w = channel_factors[:, None, :] * kernel(grid.y[:, None], u)[:, None, :, None]
-        found = KernelOperator(np, grid, radius, tied=tied, padding=padding).apply(w, signal(grid.y).T[:, :, None].copy())
+        found = KernelOperator(np, grid, radius, tied=tied, padding=padding).apply(
+            w, signal(grid.y).T[:, :, None].copy()
+        )
         error = found[:, :, 0].T - exact(grid.y)
         spacings.append(grid.h_y)
         l2.append(np.sqrt(np.mean(error**2)))

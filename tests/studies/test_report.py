@@ -51,8 +51,7 @@ def study(folder, signals, *changes):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, signals):
     """A study of two depths with its report, not to be changed."""
-    with np.errstate(all="warn"):
-        return study(tmp_path_factory.mktemp("study"), signals)
+    return study(tmp_path_factory.mktemp("study"), signals)
 
 
 @pytest.fixture
@@ -110,25 +109,10 @@ def test_report_holds_numbers_figures_configuration_and_provenance(finished):
 
 def test_report_loads_nothing_and_runs_nothing(finished):
     page = Page(finished / "report.html")
-    assert {tag for tag, _ in page.tags} <= {
-        *(
-            "html",
-            "head",
-            "meta",
-            "title",
-            "style",
-            "body",
-            "h1",
-            "h2",
-            "p",
-            "div",
-            "table",
-            "caption",
-            "thead",
-            "tbody",
-        ),
-        *("tr", "th", "td", "small", "sup", "sub", "figure", "img", "figcaption", "pre"),
-    }
+    allowed = (
+        "html head meta title style body h1 h2 p div table caption thead tbody tr th td small sup sub figure img pre"
+    )
+    assert {tag for tag, _ in page.tags} <= {*allowed.split(), "figcaption"}
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
     names = {name for _, attributes in page.tags for name in attributes}
     assert not [name for name in names if name.startswith("on") or name in ("href", "style", "action", "data")]
@@ -141,7 +125,8 @@ def test_what_files_say_is_text_and_not_markup(run_dir):
     (run_dir / "run.json").write_text(json.dumps({**run, "command": HOSTILE, HOSTILE: [HOSTILE, {"<b>": "<i>"}]}))
     shutil.copy(run_dir / "figures" / "training.png", run_dir / "figures" / "<img src=x onerror=y>.png")
     page = Page(write_report(run_dir))
-    assert page.text.count(HOSTILE) >= 5
+    # title, headline, command and list; the configuration holds it in TOML's own escapes
+    assert page.text.count(HOSTILE) == 4
     assert not page.all("script") and not page.all("b") and not page.all("i")
     assert len(page.all("img")) == len(CAPTIONS) + 1
     assert all(set(image) == {"src", "alt"} for image in page.all("img"))

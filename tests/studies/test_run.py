@@ -167,7 +167,9 @@ def test_a_width_ladder_is_fitted_against_a_y_with_one_field(config: StudyConfig
 def test_without_a_test_set_or_labels_there_is_no_accuracy(config: StudyConfig, tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((40, 12)), y=rng.standard_normal((40, 3)))
-    regression = parse_config(SMALL.replace("readout_modes = 4", 'readout_modes = 4\nloss = "mean-square"'), folder=tmp_path)
+    regression = parse_config(
+        SMALL.replace("readout_modes = 4", 'readout_modes = 4\nloss = "mean-square"'), folder=tmp_path
+    )
     scores = run_study(regression, tmp_path / "run", workers=1, say=silent)
     assert all(entry["test_accuracy"] is None for entry in scores["lattice"])
     assert all(entry["test_accuracy_field"] is None for entry in scores["rungs"])
