@@ -750,7 +750,7 @@ def _lattice_error(backend: str, tied: bool) -> float:
     for k in range(plan.steps):
         network.step(k)
         theory.step(k)
-    trained = to_field(lattice, LatticeState(network.w, network.b, network.r))
+    trained = to_field(lattice, LatticeState(*network.u))
     worst = 0.0
     for name, predicted in theory.state().items():
         exact, before = getattr(trained, name), getattr(start, name)

@@ -277,18 +277,14 @@ def _take(path: Path, items: Mapping[str, object], read: Callable[..., np.ndarra
     for key in ("x", "y"):
         if key not in items:
             found = ", ".join(sorted(items)) or "nothing"
-            raise InputError(
-                f"data file {path}: no array '{key}' (found: {found}); store signals as x, answers as y"
-            )
+            raise InputError(f"data file {path}: no array '{key}' (found: {found}); store signals as x, answers as y")
     return {key: read(items[key]) for key in ("x", "y", "x_test", "y_test") if key in items}
 
 
 # ---- judging arrays
 
 
-def _check_pair(
-    where: str, x_key: str, x: npt.ArrayLike, y_key: str, y: npt.ArrayLike | None
-) -> dict[str, np.ndarray]:
+def _check_pair(where: str, x_key: str, x: npt.ArrayLike, y_key: str, y: npt.ArrayLike | None) -> dict[str, np.ndarray]:
     signals = _real(where, x_key, x)
     if signals.ndim == 2:
         signals = signals[:, np.newaxis, :]
@@ -302,8 +298,7 @@ def _check_pair(
     answers = _labels_or_targets(where, y_key, _real(where, y_key, y))
     if len(answers) != len(signals):
         raise InputError(
-            f"{where}: {len(signals)} samples in '{x_key}' but {len(answers)} in '{y_key}';"
-            " store one answer per sample"
+            f"{where}: {len(signals)} samples in '{x_key}' but {len(answers)} in '{y_key}'; store one answer per sample"
         )
     return {x_key: np.array(signals, dtype=np.float64, order="C"), y_key: answers}
 
@@ -328,9 +323,7 @@ def _labels_or_targets(where: str, key: str, values: np.ndarray) -> np.ndarray:
         if values.shape[1] == 0:
             raise InputError(f"{where}: '{key}' has shape {values.shape}; give a target for every sample")
         if values.shape[1] == 1 and values.dtype.kind in "biu":
-            raise InputError(
-                f"{where}: '{key}' is a column of integers; store labels as (samples,), targets as floats"
-            )
+            raise InputError(f"{where}: '{key}' is a column of integers; store labels as (samples,), targets as floats")
         return np.array(values, dtype=np.float64, order="C")
     if values.ndim != 1:
         raise InputError(

@@ -5,8 +5,8 @@ Every error that a user can cause is one of these, so that the command line can 
 
 
 class InputError(ValueError):
-    """Something the user gave is wrong: the message is one line naming it, where it is, and the remedy (exit code 2)."""
+    """Something the user gave is wrong; the message is one line: what, where, and the remedy (exit code 2)."""
 
 
 class NumericsError(ArithmeticError):
-    """The numerics failed (non-finite values, ill-posed problem): the message says at which t, x and term (exit code 3)."""
+    """The numerics failed (not finite, ill posed); the message says at which t, x and in which term (exit code 3)."""

@@ -1,8 +1,9 @@
 """The grid of a sweep: sites and links in depth x, cells in width y.
 
-Depth x in [0, L_x] has n_x cells: n_x + 1 *sites* x_m = m h_x, where ẑ lives, and n_x *links* x_{m+1/2} between them, where
-the coefficients ŵ, b̂ live (this centring is what makes order 1 second-order accurate). Width y in [0, L_y] has n_y cells
-with centres y_i = (i + 1/2) h_y. Kernel taps u_k = k h_y, |k| <= K, are the midpoints of cells that tile [-r, r].
+Depth x in [0, L_x] has n_x cells: n_x + 1 *sites* x_m = m h_x, where ẑ lives, and n_x *links* x_{m+1/2} between them,
+where the coefficients ŵ, b̂ live (this centring is what makes order 1 second-order accurate). Width y in [0, L_y] has
+n_y cells with centres y_i = (i + 1/2) h_y. Kernel taps u_k = k h_y, |k| <= K, are the midpoints of cells that tile
+[-r, r].
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Grid:
         Raises
         ------
         InputError
-            when [-r, r] is not tiled by whole cells (the quadrature would drop to first order) or is wider than the grid.
+            when [-r, r] is not tiled by whole cells (the quadrature would drop to first order) or is wider than the
+            grid.
         """
         exact = radius / self.h_y - 0.5
         nearest = round(exact)
@@ -73,8 +75,8 @@ class Grid:
             )
         if 2 * nearest + 1 > self.n_y:
             raise InputError(
-                f"kernel radius {radius:.6g}: its {2 * nearest + 1} taps are wider than the {self.n_y} cells of the width; "
-                "use a smaller radius"
+                f"kernel radius {radius:.6g}: its {2 * nearest + 1} taps are wider than the {self.n_y} cells of the"
+                " width; use a smaller radius"
             )
         return nearest
 

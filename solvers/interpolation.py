@@ -13,8 +13,8 @@ from solvers.errors import InputError
 def interpolation_matrix(source: np.ndarray, target: np.ndarray, points: int = 6) -> np.ndarray:
     """Rows that evaluate, at `target`, the polynomial through the `points` nearest entries of `source`.
 
-    Order `points` in the spacing for smooth data; towards the ends the stencil becomes one-sided. With fewer source values
-    than `points` all of them are used.
+    Order `points` in the spacing for smooth data; towards the ends the stencil becomes one-sided. With fewer source
+    values than `points` all of them are used.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ def interpolation_matrix(source: np.ndarray, target: np.ndarray, points: int = 6
         if hit.size:
             matrix[row, first + hit[0]] = 1.0
             continue
-        weights = np.array([np.prod((x - np.delete(nodes, i)) / (nodes[i] - np.delete(nodes, i))) for i in range(width)])
+        others = [np.delete(nodes, i) for i in range(width)]
+        weights = np.array([np.prod((x - rest) / (node - rest)) for node, rest in zip(nodes, others, strict=True)])
         matrix[row, first : first + width] = weights / weights.sum()
     return matrix
 

@@ -1,9 +1,9 @@
 """Marching in training time: explicit steps for tuples of arrays.
 
-First-order dynamics du/dt = f(t, u): Euler, classical Runge-Kutta. Second-order dynamics with damping, u'' + γu' = a(t, u):
-heavy ball and the conformal leapfrog, both of which contract the symplectic form by exactly e^{−γτ} per step (França, Sulam,
-Robinson, Vidal, "Conformal symplectic and relativistic optimization", arXiv 1903.04100). Each stepper declares its order. Time is
-always computed from the step number (t_k = k τ), so it cannot drift.
+First-order dynamics du/dt = f(t, u): Euler, classical Runge-Kutta. Second-order dynamics with damping, u'' + γu' =
+a(t, u): heavy ball and the conformal leapfrog, both of which contract the symplectic form by exactly e^{−γτ} per step
+(França, Sulam, Robinson, Vidal, "Conformal symplectic and relativistic optimization", arXiv 1903.04100). Each stepper
+declares its order. Time is always computed from the step number (t_k = k τ), so it cannot drift.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ def rk4_step(f: Rate, t: float, u: State, dt: float) -> State:
     k2 = f(t + dt / 2, _plus(u, dt / 2, k1))
     k3 = f(t + dt / 2, _plus(u, dt / 2, k2))
     k4 = f(t + dt, _plus(u, dt, k3))
-    return tuple(
-        a + (dt / 6) * (p + 2 * q + 2 * r + s) for a, p, q, r, s in zip(u, k1, k2, k3, k4, strict=True)
-    )
+    return tuple(a + (dt / 6) * (p + 2 * q + 2 * r + s) for a, p, q, r, s in zip(u, k1, k2, k3, k4, strict=True))
 
 
 def heavy_ball_step(a: Rate, t: float, u: State, v: State, dt: float, damping: float) -> tuple[State, State]:

@@ -1,8 +1,8 @@
 """Marching in depth: explicit Runge-Kutta schemes for ∂_x z = G(z; c(x)), with tangent and exact discrete adjoint.
 
 A scheme is a tableau (a, b) and, for each stage, where in the cell its coefficients are taken: 0 = left site, 1 = link
-(cell midpoint), 2 = right site. Schemes that only use the link see the coefficients as constant on each cell, which caps
-their order at 2; RK4 takes them at sites too, from `NodeReconstruction`.
+(cell midpoint), 2 = right site. Schemes that only use the link see the coefficients as constant on each cell, which
+caps their order at 2; RK4 takes them at sites too, from `NodeReconstruction`.
 
 The right-hand side is any object with
 
@@ -36,7 +36,7 @@ class RightHandSide(Protocol):
 
 @dataclass(frozen=True)
 class DepthScheme:
-    """An explicit Runge-Kutta scheme; `order` is what tests/convergence measure, for smooth coefficients and activations.
+    """An explicit Runge-Kutta scheme; tests/convergence measure its `order` for smooth coefficients and activations.
 
     `real_limit` is the length of the stability interval on the negative real axis: steps need h |∂G/∂z| below it.
     """
@@ -56,8 +56,9 @@ class DepthScheme:
 
 EULER = DepthScheme("euler", 1, ((),), (1.0,), (1,), 2.0)
 MIDPOINT = DepthScheme("midpoint", 2, ((), (0.5,)), (0.0, 1.0), (1, 1), 2.0)
-#: the classical fourth-order scheme (Kutta 1901)
-RK4 = DepthScheme("rk4", 4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0, 1, 1, 2), 2.785)
+# the classical fourth-order scheme (Kutta 1901)
+_RK4_STAGES = ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0))
+RK4 = DepthScheme("rk4", 4, _RK4_STAGES, (1 / 6, 1 / 3, 1 / 3, 1 / 6), (0, 1, 1, 2), 2.785)
 SCHEMES = {scheme.name: scheme for scheme in (EULER, MIDPOINT, RK4)}
 
 

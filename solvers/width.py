@@ -4,11 +4,11 @@ The finite-radius kernel operator is the midpoint rule for
 
     (𝒦[ŵ] s)_c(y) = Σ_c' ∫_{-r}^{r} ŵ_cc'(y, u) s_c'(y + u) du  ≈  h_y Σ_{k=-K}^{K} Σ_c' ŵ_cc'(y, u_k) s_c'(y + u_k),
 
-second order in h_y because the taps tile [-r, r]. Arrays: s, g (n_y, C, B); ŵ tied (C, T, C), untied (n_y, C, T, C) with
-T = 2K + 1, indices (c_out, tap, c_in). It is bounded, so it is well posed on every grid.
+second order in h_y because the taps tile [-r, r]. Arrays: s, g (n_y, C, B); ŵ tied (C, T, C), untied (n_y, C, T, C)
+with T = 2K + 1, indices (c_out, tap, c_in). It is bounded, so it is well posed on every grid.
 
-Two evaluations of the same sums: `direct` (matrix products over sliding windows) and `fft` (tied kernels, for many taps).
-Both are array-API code; only the window view differs between namespaces.
+Two evaluations of the same sums: `direct` (matrix products over sliding windows) and `fft` (tied kernels, for many
+taps). Both are array-API code; only the window view differs between namespaces.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class KernelOperator:
     method : "direct", "fft" (tied only) or "auto".
     """
 
-    def __init__(
-        self, xp: Any, grid: Grid, radius: float, *, tied: bool, padding: str, method: str = "auto"
-    ) -> None:
+    def __init__(self, xp: Any, grid: Grid, radius: float, *, tied: bool, padding: str, method: str = "auto") -> None:
         self.xp = xp
         self.half = grid.half_width(radius)
         self.taps = 2 * self.half + 1

@@ -39,7 +39,7 @@ class Gradients:
 
 def pull_back(rule: Rule, m: int, w: Array, z: Array, cotangent: Array) -> Array:
     """Return (s + 𝒲[m] diag σ'(z[m]))ᵀ g."""
-    return rule.s(m) * cotangent + rule.sigma(m).df(z) * adjoint(w, cotangent, rule.padding)
+    return rule.skipped(m, cotangent) + rule.sigma(m).df(z) * adjoint(w, cotangent, rule.padding)
 
 
 def backpropagate(rule: Rule, W: Arrays, z: Arrays, delta_last: Array) -> list[Array]:
@@ -75,7 +75,9 @@ def accelerations(velocity: Gradients, gradient: Gradients, mu: PerGroup, gamma:
     """Return θ̈_g = −γ θ̇_g − (∂ℓ/∂θ_g)/μ_g, the equations of motion of (W, b, R)."""
     for name in ("w", "b", "r"):
         if getattr(mu, name) == 0 and getattr(gradient, name) is not None:
-            raise InputError(f"group {name}: second-order motion needs an inertia > 0; use `descent` for overdamped motion")
+            raise InputError(
+                f"group {name}: second-order motion needs an inertia > 0; use `descent` for overdamped motion"
+            )
 
     def law(rate: Array, g: Array, inertia: float) -> Array:
         return -gamma * rate - g / inertia

@@ -5,9 +5,9 @@
     L_boundary = μ_b/2 ⟨ |d/dt( z[1] − s z[0] − 𝒲[0]σ(z[0]) )|² ⟩ + μ_R/2 |Ṙ|² − ℓ
     L          = L_bulk + L_boundary
 
-⟨…⟩ is the mean over the P replicas, each of which gives the same ḃ. `lagrangian` sees only velocities of parameters and ℓ;
-`bulk` and `boundary` see only W and z: no line of code serves both sides. The bulk reads neither the input z[0] nor the
-targets nor the loss. (The action is ∫ e^{γt} L dt; γ does not enter L.)
+⟨…⟩ is the mean over the P replicas, each of which gives the same ḃ. `lagrangian` sees only velocities of parameters
+and ℓ; `bulk` and `boundary` compute with W and z: no arithmetic serves both sides. The bulk reads neither the input
+z[0] nor the targets nor the loss. (The action is ∫ e^{γt} L dt; γ does not enter L.)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BulkTerms:
 
 @dataclass(frozen=True)
 class BoundaryTerms:
-    """Terms of L_boundary: input = the first layer's bias term, readout = μ_R/2 |Ṙ|², loss = ℓ (it enters with a minus)."""
+    """Terms of L_boundary: input = the first layer's bias term, readout = μ_R/2 |Ṙ|², loss = ℓ, which is subtracted."""
 
     input: float
     readout: float
@@ -101,15 +101,13 @@ def _operands(
     value, slope = rule.sigma(m).value_and_slope(z[m])
     return (
         zdot[m + 1],
-        -rule.s(m) * zdot[m],
+        -np.asarray(rule.skipped(m, zdot[m])),
         -apply(Wdot[m], value, rule.padding),
         -apply(W[m], slope * zdot[m], rule.padding),
     )
 
 
-def bulk(
-    rule: Rule, W: Arrays, Wdot: Arrays, z: Arrays, zdot: Arrays, mu: PerGroup | None = None
-) -> BulkTerms:
+def bulk(rule: Rule, W: Arrays, Wdot: Arrays, z: Arrays, zdot: Arrays, mu: PerGroup | None = None) -> BulkTerms:
     """Return L_bulk from W, z and their velocities, layer by layer, eq. (7).
 
     Parameters
@@ -147,7 +145,7 @@ def boundary(
     loss: float,
     mu: PerGroup | None = None,
 ) -> BoundaryTerms:
-    """Return L_boundary: the first layer's bias term, in which the data enter as z[0], the readout's kinetic term, and ℓ.
+    """Return L_boundary: the first layer's bias term, which the data enter as z[0], the readout's kinetic term, and ℓ.
 
     Of W and z only W[0], z[0], z[1] are read; ℓ is the batch mean, computed from z[M] (`readout.Output.value`).
     """

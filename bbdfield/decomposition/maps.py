@@ -10,13 +10,14 @@ tied convolution   (C_out, T, C_in)          (N, C, P)           (N, C)       Σ
 locally connected  (N, C_out, T, C_in)       (N, C, P)           (N, C)       Σ_{u,c'} W[y,c,u,c'] v[y+u−K, c']
 =================  ========================  ==================  ===========  ==================================
 
-P samples stand last, T = 2K+1 is odd. Outside the N cells v is zero ("zeros"), periodic ("circular") or the even extension
-about the edge ("reflect"). A network is a list of W and a list of b; lists may also be arrays with the layers first.
-Nothing here is shared with `bbdfield.lattice` or `solvers`: it is a second, simple implementation of the same layer.
+P samples stand last, T = 2K+1 is odd. Outside the N cells v is zero ("zeros"), periodic ("circular") or the even
+extension about the edge ("reflect"). A network is a list of W and a list of b; lists may also be arrays with the
+layers first. Nothing here is shared with `bbdfield.lattice` or `solvers`: it is a second, simple implementation.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,10 +75,11 @@ class Rule:
             object.__setattr__(self, "activation", _activation(self.activation))
         else:
             object.__setattr__(self, "activation", tuple(_activation(a) for a in self.activation))
-        skips = tuple(float(s) for s in np.atleast_1d(np.asarray(self.skip, dtype=float)))
-        if not np.isfinite(skips).all():
+        given = np.asarray(self.skip)
+        if given.dtype.kind not in "iuf" or given.ndim > 1 or not np.isfinite(given).all():
             raise InputError(f"skip = {self.skip!r}: needs finite numbers, usually 0 or 1")
-        object.__setattr__(self, "skip", skips[0] if np.ndim(self.skip) == 0 else skips)
+        skips = tuple(float(s) for s in np.atleast_1d(given))
+        object.__setattr__(self, "skip", skips[0] if given.ndim == 0 else skips)
         if self.padding not in PADDINGS:
             raise InputError(f"unknown padding {self.padding!r}: use one of {', '.join(PADDINGS)}")
 
@@ -90,6 +92,10 @@ class Rule:
     def s(self, m: int) -> float:
         """Skip of layer m."""
         return self.skip[m] if isinstance(self.skip, tuple) else float(self.skip)  # type: ignore[arg-type]
+
+    def skipped(self, m: int, values: Array) -> Array | float:
+        """Return s v; plain 0 where layer m has no skip, since the widths on its sides may then differ."""
+        return self.s(m) * values if self.s(m) != 0 else 0.0
 
     def check_depth(self, depth: int) -> None:
         """Raise InputError unless what is given per layer is given for `depth` layers."""
@@ -105,23 +111,37 @@ def _activation(given: Activation | str) -> Activation:
 # The map of one layer
 
 
+@functools.lru_cache
 def source_cells(cells: int, reach: int, padding: str) -> npt.NDArray[np.int64]:
     """Return, for the N+2K cells of the extended lattice, the cell whose value each holds; −1 where it holds zero."""
     extended = np.arange(-reach, cells + reach)
     if padding == "circular":
-        return extended % cells
-    if padding == "reflect":
+        source = extended % cells
+    elif padding == "reflect":
         folded = extended % (2 * cells)
-        return np.where(folded < cells, folded, 2 * cells - 1 - folded)
-    return np.where((extended >= 0) & (extended < cells), extended, -1)
+        source = np.where(folded < cells, folded, 2 * cells - 1 - folded)
+    else:
+        source = np.where((extended >= 0) & (extended < cells), extended, -1)
+    source.flags.writeable = False
+    return source
+
+
+@functools.lru_cache
+def _seen_cells(cells: int, taps: int, padding: str) -> npt.NDArray[np.int64]:
+    """The cell that tap u of cell y sees, (N, T); −1 for none."""
+    seen = source_cells(cells, taps // 2, padding)[np.arange(cells)[:, None] + np.arange(taps)]
+    seen.flags.writeable = False
+    return seen
 
 
 def patches(values: Array, taps: int, padding: str) -> Array:
     """Return what the taps of every cell see, v[y+u−K, c']: (N, C, P) → (N, T, C, P)."""
-    source = source_cells(len(values), taps // 2, padding)
-    extended = values[source]
-    extended[source < 0] = 0.0
-    return np.stack([extended[u : u + len(values)] for u in range(taps)], axis=1)
+    seen = _seen_cells(len(values), taps, padding)
+    if padding == "zeros":
+        # A cell of zeros at the end is what the index −1 finds.
+        values = np.concatenate([values, np.zeros((1, *values.shape[1:]))])
+    result: Array = values[seen]
+    return result
 
 
 def apply(W: Array, values: Array, padding: str = "zeros") -> Array:
@@ -195,9 +215,11 @@ def site_shapes(rule: Rule, W: list[Array], first: tuple[int, ...]) -> list[tupl
     shapes = [tuple(first)]
     for m, w in enumerate(W):
         here = shapes[-1]
+        following: tuple[int, ...]
         if w.ndim not in (2, 3, 4) or 0 in w.shape or (w.ndim > 2 and w.shape[-2] % 2 == 0):
             raise InputError(
-                f"network: W[{m}] has shape {w.shape}, not (n_out, n_in), (C_out, T, C_in) or (N, C_out, T, C_in), T odd"
+                f"network: W[{m}] has shape {w.shape}, not (n_out, n_in), (C_out, T, C_in) or (N, C_out, T, C_in)"
+                " with T odd"
             )
         if w.ndim == 2:
             fits, following = here == (w.shape[1],), (w.shape[0],)
@@ -232,8 +254,8 @@ def check_biases(b: list[Array], shapes: list[tuple[int, ...]], name: str = "b")
         )
         if shared:
             raise InputError(
-                f"network: {name}[{m}] has shape {given.shape}, shared along the width: the substitution is not invertible"
-                f" with fewer biases than neurons; untie it to shape {shape}"
+                f"network: {name}[{m}] has shape {given.shape}, shared along the width: the substitution is not"
+                f" invertible with fewer biases than neurons; untie it to shape {shape}"
             )
         raise InputError(f"network: {name}[{m}] has shape {given.shape}, but its layer needs {shape}")
 
@@ -256,4 +278,6 @@ def check_neurons(rule: Rule, W: list[Array], z: list[Array]) -> None:
         raise InputError(f"network: {len(z)} arrays z for {len(W)} layers; give z[0] … z[{len(W)}]")
     for m, (given, shape) in enumerate(zip(z, shapes, strict=True)):
         if given.shape != shape:
-            raise InputError(f"network: the shapes do not chain: z[{m}] has shape {given.shape}, its place needs {shape}")
+            raise InputError(
+                f"network: the shapes do not chain: z[{m}] has shape {given.shape}, its place needs {shape}"
+            )

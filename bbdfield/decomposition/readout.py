@@ -1,9 +1,9 @@
 """The output boundary: from z[M] through the readout R to the loss ℓ, the mean over P samples.
 
-    logits[p,k] = Σ_i R[k,i] z[M][i,p]                                   R (O, n)
-    logits[p,k] = Σ_{y,c} R[k,y,c] z[M][y,c,p]                           R (O, N, C)
-    logits[p,k] = Σ_{y,c,j} R[k,c,j] φ_j(y) z[M][y,c,p]                  R (O, C, J) with a basis φ (N, J)
-    logits[p,k] = z[M][k,p]                                              no R: the last layer gives the logits itself
+logits[p,k] = Σ_i R[k,i] z[M][i,p]                                   R (O, n)
+logits[p,k] = Σ_{y,c} R[k,y,c] z[M][y,c,p]                           R (O, N, C)
+logits[p,k] = Σ_{y,c,j} R[k,c,j] φ_j(y) z[M][y,c,p]                  R (O, C, J) with a basis φ (N, J)
+logits[p,k] = z[M][k,p]                                              no R: the last layer gives the logits itself
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     b[m]   = z[m+1] − s z[m] − 𝒲[m] σ(z[m])                                        (W, z) → b
     ḃ[m]   = ż[m+1] − s ż[m] − 𝒲̇[m] σ(z[m]) − 𝒲[m] (σ'(z[m]) ż[m])                 and so on
 
-It is invertible layer by layer where every neuron has a bias of its own. A batch of P samples gives P replicas of z with
-one common b; then z has to keep to that constraint. Since b is a difference of larger terms, the natural scale of an error
-in it is that of its operands |z[m+1]| + |s| |z[m]| + |𝒲| |σ|, not b itself.
+It is invertible layer by layer where every neuron has a bias of its own. A batch of P samples gives P replicas of z
+with one common b; then z has to keep to that constraint. Since b is a difference of larger terms, the natural scale of
+an error in it is that of its operands |z[m+1]| + |s| |z[m]| + |𝒲| |σ|, not b itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bbdfield.decomposition.maps import (
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.model.activations import Activation
 
-#: where the built-in activations have no derivative; there σ' is the left one, as everywhere in this package: relu'(0) = 0
+#: where a built-in activation has no derivative; there σ' is the left one, as everywhere in this package: relu'(0) = 0
 KINKS = {"relu": 0.0}
 
 
@@ -119,13 +119,13 @@ def neurons(
     kinks = np.zeros(len(weights), dtype=np.int64)
     with np.errstate(over="ignore", invalid="ignore"):
         for m, w in enumerate(weights):
-            sigma, skip = rule.sigma(m), rule.s(m)
+            sigma = rule.sigma(m)
             value, slope = sigma.value_and_slope(z[m])
             kinks[m] = count_kinks(sigma, z[m])
-            z.append((skip * z[m] + apply(w, value, rule.padding)) + biases_[m][..., None])
+            z.append((rule.skipped(m, z[m]) + apply(w, value, rule.padding)) + biases_[m][..., None])
             if w_rates is not None:
                 moved = apply(w_rates[m], value, rule.padding) + apply(w, slope * zdot[m], rule.padding)
-                zdot.append((skip * zdot[m] + moved) + b_rates[m][..., None])
+                zdot.append((rule.skipped(m, zdot[m]) + moved) + b_rates[m][..., None])
             if not (np.isfinite(z[-1]).all() and np.isfinite(zdot[-1]).all()):
                 raise NumericsError(f"network: z[{m + 1}] or its velocity is not finite; the weights are too large")
     return Neurons(z, zdot if w_rates is not None else None, kinks)
@@ -149,32 +149,32 @@ def _checked(
 def replicas(
     rule: Rule, W: Arrays, z: Arrays, Wdot: Arrays | None = None, zdot: Arrays | None = None
 ) -> tuple[list[Array], list[Array] | None]:
-    """Return b and ḃ of every replica, (n, P) or (N, C, P) per layer: one and the same up to rounding, if z is a network's."""
+    """Return b and ḃ of every replica, (n, P) or (N, C, P) per layer: all the same to rounding, if z is a network's."""
     weights, sites, w_rates, z_rates = _checked(rule, W, z, Wdot, zdot)
     values, rates = [], []
     for m, w in enumerate(weights):
         value, slope = rule.sigma(m).value_and_slope(sites[m])
-        values.append(sites[m + 1] - (rule.s(m) * sites[m] + apply(w, value, rule.padding)))
+        values.append(sites[m + 1] - (rule.skipped(m, sites[m]) + apply(w, value, rule.padding)))
         if w_rates:
             moved = apply(w_rates[m], value, rule.padding) + apply(w, slope * z_rates[m], rule.padding)
-            rates.append(z_rates[m + 1] - (rule.s(m) * z_rates[m] + moved))
+            rates.append(z_rates[m + 1] - (rule.skipped(m, z_rates[m]) + moved))
     return values, rates if w_rates else None
 
 
 def operands(
     rule: Rule, W: Arrays, z: Arrays, Wdot: Arrays | None = None, zdot: Arrays | None = None
 ) -> tuple[list[Array], list[Array] | None]:
-    """Return the sizes of the terms that b and ḃ are differences of, |z[m+1]| + |s||z[m]| + |𝒲||σ| and the same for ḃ."""
+    """Return the sizes of what b and ḃ are differences of, |z[m+1]| + |s||z[m]| + |𝒲||σ| and the same for ḃ."""
     weights, sites, w_rates, z_rates = _checked(rule, W, z, Wdot, zdot)
     values, rates = [], []
     for m, w in enumerate(weights):
         value, slope = rule.sigma(m).value_and_slope(sites[m])
         size = apply(np.abs(w), np.abs(value), rule.padding)
-        values.append(np.abs(sites[m + 1]) + abs(rule.s(m)) * np.abs(sites[m]) + size)
+        values.append(np.abs(sites[m + 1]) + np.abs(rule.skipped(m, sites[m])) + size)
         if w_rates:
             size = apply(np.abs(w_rates[m]), np.abs(value), rule.padding)
             size += apply(np.abs(w), np.abs(slope * z_rates[m]), rule.padding)
-            rates.append(np.abs(z_rates[m + 1]) + abs(rule.s(m)) * np.abs(z_rates[m]) + size)
+            rates.append(np.abs(z_rates[m + 1]) + np.abs(rule.skipped(m, z_rates[m])) + size)
     return values, rates if w_rates else None
 
 
@@ -189,9 +189,7 @@ def worst_ratio(errors: list[Array], scales: list[Array]) -> float:
     return worst
 
 
-def biases(
-    rule: Rule, W: Arrays, z: Arrays, Wdot: Arrays | None = None, zdot: Arrays | None = None
-) -> Biases:
+def biases(rule: Rule, W: Arrays, z: Arrays, Wdot: Arrays | None = None, zdot: Arrays | None = None) -> Biases:
     """Return b[0] … b[M−1], and ḃ if the velocities of W and z are given: the inverse of `neurons`.
 
     Raises
@@ -243,7 +241,7 @@ def neuron_accelerations(
     zddot = [np.zeros_like(sites[0]) if z0ddot is None else np.asarray(z0ddot, dtype=float)]
     for m in range(len(weights)):
         moved = _second_order(rule, m, weights[m], w_rates[m], np.asarray(Wddot[m]), sites[m], z_rates[m], zddot[m])
-        zddot.append(rule.s(m) * zddot[m] + moved + np.asarray(bddot[m])[..., None])
+        zddot.append(rule.skipped(m, zddot[m]) + moved + np.asarray(bddot[m])[..., None])
     return zddot
 
 
@@ -256,7 +254,7 @@ def bias_accelerations(
     for m in range(len(weights)):
         second = np.asarray(zddot[m], dtype=float)
         moved = _second_order(rule, m, weights[m], w_rates[m], np.asarray(Wddot[m]), sites[m], z_rates[m], second)
-        result.append((np.asarray(zddot[m + 1]) - rule.s(m) * second - moved).mean(axis=-1))
+        result.append((np.asarray(zddot[m + 1]) - rule.skipped(m, second) - moved).mean(axis=-1))
     return result
 
 

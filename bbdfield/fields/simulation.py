@@ -20,17 +20,18 @@ import numpy as np
 from bbdfield.errors import InputError
 from bbdfield.fields.equations import bulk_equation
 from bbdfield.model.activations import get_activation
-from bbdfield.model.architecture import FieldState
+from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Run, record
 from solvers.backends import Backend, get_backend
 from solvers.stability import kernel_norm
-from solvers.steppers import get_stepper
+from solvers.steppers import get_damped_stepper, get_stepper
 from solvers.sweeps import DepthMarch, get_scheme
 from solvers.width import KernelOperator
 
 Array = Any
+State = tuple[Array, ...]
 
 #: samples marched together; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
@@ -58,7 +59,6 @@ class FieldSystem:
         self._to_gradient = to_device(reconstruction.gradient_map) if nodal else None
         basis = np.cos(np.pi / grid.length_y * np.outer(grid.y, np.arange(lattice.readout_modes)))
         self._readout = to_device(grid.h_y * basis)
-        self.stepper = get_stepper("euler" if boundary.training.dynamics == "sgd" else "rk4")
         self.load({"w": start.w, "b": start.b, "r": start.r})
 
     def _check_depth_step(self, start: FieldState) -> None:
@@ -77,10 +77,18 @@ class FieldSystem:
     # state
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        self.u = tuple(self.backend.to_device(np.ascontiguousarray(state[name])) for name in ("w", "b", "r"))
+        to_device = self.backend.to_device
+        self.u: State = tuple(to_device(np.ascontiguousarray(state[name])) for name in GROUPS)
+        self.v: State = ()
+        if self.boundary.training.second_order:
+            velocities = [
+                state.get(dot, np.zeros_like(state[name])) for dot, name in zip(VELOCITIES, GROUPS, strict=True)
+            ]
+            self.v = tuple(to_device(np.ascontiguousarray(part)) for part in velocities)
 
     def state(self) -> dict[str, np.ndarray]:
-        return {name: self.backend.to_numpy(part) for name, part in zip(("w", "b", "r"), self.u, strict=True)}
+        parts = dict(zip((*GROUPS, *VELOCITIES), (*self.u, *self.v), strict=False))
+        return {name: self.backend.to_numpy(part) for name, part in parts.items()}
 
     # space
 
@@ -157,21 +165,30 @@ class FieldSystem:
     # time
 
     def step(self, k: int) -> dict[str, float]:
-        """From t = kτ to (k+1)τ; returns the loss at the start of the step, on the step's samples."""
-        training, rates = self.boundary.training, self.boundary.training.rates
+        """From t = kτ to (k+1)τ on the step's samples; returns the loss of its first gradient.
+
+        With inertia μ̂ = 1/(η̂γ): (∂_t² + γ∂_t)θ̂ = −γη̂ δℓ/δθ̂.
+        """
+        training = self.boundary.training
+        factor = 1.0 if training.damping is None else training.damping
+        rates = [factor * rate for rate in (training.rates.w, training.rates.b, training.rates.r)]
         index = self.boundary.batch(k)
         z0 = self.boundary.input(index, self.grid.n_y)
         targets = self.boundary.targets[index]
         losses: list[float] = []
 
-        def rate(t: float, u: tuple[Array, ...]) -> tuple[Array, ...]:
-            loss, (g_w, g_b, g_r) = self.gradient(u, z0, targets)
+        def force(_: float, u: State) -> State:
+            loss, gradients = self.gradient(u, z0, targets)
             losses.append(loss)
-            return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
+            return tuple(-rate * gradient for rate, gradient in zip(rates, gradients, strict=True))
 
-        moved = self.stepper.step(rate, k * training.step, self.u, training.step)
+        u, v, t, dt = self.u, self.v, k * training.step, training.step
+        if training.damping is not None:
+            u, v = get_damped_stepper(training.dynamics).step(force, t, u, v, dt, training.damping)
+        else:
+            u = get_stepper("euler" if training.dynamics == "sgd" else "rk4").step(force, t, u, dt)
         if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite
-            self.u = moved
+            self.u, self.v = u, v
         return {"loss": losses[0]}
 
     # what is recorded

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from bbdfield.errors import InputError
 from bbdfield.lattice.training import LatticeSystem
+from bbdfield.model.architecture import Training
 
-#: τ λ_max up to which explicit steps of a quadratic loss are stable
-LIMITS = {"sgd": 2.0, "flow": 2.785}
-#: SGD of a network survives beyond the limit (the loss is not quadratic: "edge of stability"); from here on every run
-#: that we tried diverged. The flow must resolve the gradient flow, so its limit is strict.
-REFUSED_FROM = {"sgd": 20.0, "flow": 2.785}
+#: SGD of a network survives beyond the limit of stability (the loss is not quadratic: "edge of stability"); from this
+#: many times the limit on, every run that we tried diverged. The flow must be resolved, so its limit is strict.
+MARGIN = 10.0
+
+
+def stability_limit(training: Training) -> float:
+    """τ λ_max up to which a step is stable for a quadratic loss of curvature λ_max (in units of the rates η).
+
+    SGD 2; Runge-Kutta 2.785; heavy ball 2(1+β)/(γτ), as its learning rate is γτ·τη; leapfrog the same.
+    """
+    if training.damping is not None:
+        damped = training.damping * training.step
+        return 2 * (1 + math.exp(-damped)) / damped
+    return 2.785 if training.dynamics == "flow" else 2.0
 
 
 def sharpness(system: LatticeSystem, iterations: int = 20) -> float:
@@ -20,8 +32,8 @@ def sharpness(system: LatticeSystem, iterations: int = 20) -> float:
     Power iteration on central differences of the gradient, from a fixed random start.
     """
     index = system.boundary.batch(0)
-    parameters = [system.w, system.b, system.r]
-    scales = [np.sqrt(rate) for rate in (system.rates.w, system.rates.b, system.rates.r)]
+    parameters, step_length = system.u, system.boundary.training.step
+    scales = [np.sqrt(step_length * rate) for rate in (system.rates.w, system.rates.b, system.rates.r)]
     rng = np.random.default_rng(0)
     v = [rng.standard_normal(p.shape) for p in parameters]
     size = 0.0
@@ -45,14 +57,15 @@ def check_training_step(system: LatticeSystem) -> float:
     Raises
     ------
     InputError
-        when τ λ_max is beyond `REFUSED_FROM`, or not finite.
+        when τ λ_max is far beyond `stability_limit`, or not finite.
     """
     training = system.boundary.training
-    size, limit = sharpness(system), REFUSED_FROM[training.dynamics]
+    stable = stability_limit(training)
+    size, limit = sharpness(system), stable * (1.0 if training.dynamics == "flow" else MARGIN)
     if not size <= limit:
         remedy = f"use training.step <= {0.9 * training.step * limit / size:.2g}" if np.isfinite(size) else "lower it"
         raise InputError(
             f"training.step = {training.step:g}: unstable step, τ λ_max = {size:.3g} at the start exceeds {limit:g}"
-            f" (an explicit step is stable up to {LIMITS[training.dynamics]:g}); {remedy} or lower training.rates"
+            f" (a step is stable up to {stable:.3g}); {remedy} or lower training.rates"
         )
     return size

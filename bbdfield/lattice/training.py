@@ -9,13 +9,13 @@ import numpy as np
 from bbdfield.datasets import Dataset
 from bbdfield.lattice.network import Network
 from bbdfield.model.activations import get_activation
-from bbdfield.model.architecture import Lattice, Training
+from bbdfield.model.architecture import GROUPS, VELOCITIES, Lattice, Training
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Progress, Run, record
 from bbdfield.model.scalings import LatticeState, learning_rates, to_lattice
-from solvers.steppers import rk4_step
+from solvers.steppers import get_damped_stepper, rk4_step
 
 #: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
@@ -24,7 +24,7 @@ Parameters = tuple[np.ndarray, ...]
 
 
 class LatticeSystem:
-    """The discrete network with its parameters W, b, R, stepped by SGD or along the gradient flow."""
+    """The discrete network with its parameters u = (W, b, R), and their velocities v where they have inertia."""
 
     def __init__(self, lattice: Lattice, boundary: Boundary, start: LatticeState) -> None:
         self.lattice, self.boundary = lattice, boundary
@@ -32,14 +32,18 @@ class LatticeSystem:
             get_activation(lattice.activation), get_loss(lattice.loss), lattice.padding, lattice.a_y, lattice.length_y
         )
         training = boundary.training
-        self.rates = learning_rates(lattice, training.step, training.rates)
+        self.rates = learning_rates(lattice, 1.0, training.rates)  # η per group: τη is the learning rate
         self.load({"w": start.w, "b": start.b, "r": start.r})
 
     def load(self, state: dict[str, np.ndarray]) -> None:
-        self.w, self.b, self.r = (np.array(state[name], float) for name in ("w", "b", "r"))
+        self.u: Parameters = tuple(np.array(state[name], float) for name in GROUPS)
+        self.v: Parameters = ()
+        if self.boundary.training.second_order:
+            rest = [np.zeros_like(part) for part in self.u]
+            self.v = tuple(np.array(state.get(name, zero)) for name, zero in zip(VELOCITIES, rest, strict=True))
 
     def state(self) -> dict[str, np.ndarray]:
-        return {"w": self.w, "b": self.b, "r": self.r}
+        return dict(zip((*GROUPS, *VELOCITIES), (*self.u, *self.v), strict=False))
 
     def gradient(self, parameters: Parameters, index: np.ndarray) -> tuple[float, Parameters]:
         """Mean loss over training samples and its gradient with respect to (w, b, r)."""
@@ -57,34 +61,42 @@ class LatticeSystem:
         return total, sums
 
     def step(self, k: int) -> dict[str, float]:
-        """SGD: θ ← θ − lr ∂ℓ/∂θ on the step's minibatch. Flow: one Runge-Kutta step of dθ/dk = −lr ∂ℓ/∂θ."""
-        index, rates = self.boundary.batch(k), self.rates
+        """From t = kτ to (k+1)τ on the step's samples; returns the loss of its first gradient.
+
+        SGD: θ ← θ − τη ∂ℓ/∂θ. Flow: Runge-Kutta for θ̇ = −η ∂ℓ/∂θ. With inertia μ = 1/(ηγ): θ̈ + γθ̇ = −γη ∂ℓ/∂θ.
+        """
+        training, index = self.boundary.training, self.boundary.batch(k)
+        factor = 1.0 if training.damping is None else training.damping
+        rates = [factor * rate for rate in (self.rates.w, self.rates.b, self.rates.r)]
         losses: list[float] = []
 
-        def rate(_: float, u: Parameters) -> Parameters:
-            loss, (g_w, g_b, g_r) = self.gradient(u, index)
+        def force(_: float, u: Parameters) -> Parameters:
+            loss, gradients = self.gradient(u, index)
             losses.append(loss)
-            return (-rates.w * g_w, -rates.b * g_b, -rates.r * g_r)
+            return tuple(-rate * gradient for rate, gradient in zip(rates, gradients, strict=True))
 
-        state: Parameters = (self.w, self.b, self.r)
-        if self.boundary.training.dynamics == "sgd":
-            state = tuple(value + move for value, move in zip(state, rate(0.0, state), strict=True))
+        u, v = self.u, self.v
+        if training.damping is not None:
+            stepper = get_damped_stepper(training.dynamics)
+            u, v = stepper.step(force, k * training.step, u, v, training.step, training.damping)
+        elif training.dynamics == "sgd":
+            u = tuple(value + training.step * move for value, move in zip(u, force(0.0, u), strict=True))
         else:
-            state = rk4_step(rate, 0.0, state, 1.0)
-        self.w, self.b, self.r = state
+            u = rk4_step(force, k * training.step, u, training.step)
+        if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite
+            self.u, self.v = u, v
         return {"loss": losses[0]}
 
     def probe(self) -> np.ndarray:
         """z (M + 1, N, C, B) on the probe set."""
-        return self.network.forward(self.boundary.probe_input(self.lattice.width), self.w, self.b)
+        return self.network.forward(self.boundary.probe_input(self.lattice.width), *self.u[:2])
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Logits (n, outputs) of samples x (n, D, data width)."""
         parts = [x[first : first + CHUNK] for first in range(0, len(x), CHUNK)]
         width = self.lattice.width
-        return np.concatenate(
-            [self.network.logits(self.boundary.lifted(part, width), self.w, self.b, self.r) for part in parts]
-        )
+        w, b, r = self.u
+        return np.concatenate([self.network.logits(self.boundary.lifted(part, width), w, b, r) for part in parts])
 
 
 def train(

@@ -22,7 +22,10 @@ from solvers.grids import Grid
 from solvers.padding import PADDINGS
 
 SCALINGS = ("residual",)
-DYNAMICS = ("sgd", "flow")
+#: parameter groups and their velocities, as they are called in states and files
+GROUPS, VELOCITIES = ("w", "b", "r"), ("w_dot", "b_dot", "r_dot")
+DAMPED = ("heavy-ball", "leapfrog")
+DYNAMICS = ("sgd", "flow", *DAMPED)
 
 
 def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
@@ -143,9 +146,17 @@ class Rates:
 class Training:
     """How the network is trained, the same for lattice and field.
 
-    dynamics = "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂.
-    dynamics = "flow": the gradient flow ∂_t θ̂ = −η̂ δℓ/δθ̂ of the loss on one fixed set of `batch` samples, by
-    classical Runge-Kutta steps of length τ.
+    Overdamped, ∂_t θ̂ = −η̂ δℓ/δθ̂:
+
+    - "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂;
+    - "flow": the gradient flow of the loss on one fixed set of `batch` samples, by classical Runge-Kutta steps.
+
+    Second order from rest, μ̂(∂_t² + γ∂_t)θ̂ = −δℓ/δθ̂, with `damping` γ and inertia μ̂ = 1/(η̂γ), so that the same rates
+    have the same overdamped limit; one minibatch per step:
+
+    - "heavy-ball": SGD with momentum β = e^{−γτ}, order 1 in τ;
+    - "leapfrog": the conformal leapfrog, order 2; its loss is recorded in the middle of each step.
+
     Snapshots are taken every `snapshot_every` steps and at the end; z is stored on `probe` samples; test loss and
     accuracy are measured on the first `evaluate` test samples.
     """
@@ -155,6 +166,7 @@ class Training:
     rates: Rates
     step: float = 1.0
     dynamics: str = "sgd"
+    damping: float | None = None
     snapshot_every: int = 10
     probe: int = 16
     evaluate: int = 1000
@@ -178,6 +190,16 @@ class Training:
             self.dynamics,
             f"does not exist yet; use one of {', '.join(DYNAMICS)}",
         )
+        if self.second_order:
+            given = self.damping is not None and _finite(self.damping) and self.damping > 0
+            _require(given, "training.damping", self.damping, f"{self.dynamics} needs a damping γ > 0")
+        else:
+            _require(self.damping is None, "training.damping", self.damping, f"{self.dynamics} has none; remove it")
+
+    @property
+    def second_order(self) -> bool:
+        """Whether weights have inertia, so that velocities are part of the state."""
+        return self.dynamics in DAMPED
 
     def snapshot_steps(self) -> list[int]:
         steps = list(range(0, self.steps, self.snapshot_every))

@@ -45,7 +45,8 @@ class Boundary:
         """
         if dataset.x.shape[1] != lattice.data_channels:
             given = dataset.x.shape[1]
-            raise InputError(f"lattice.data_channels = {lattice.data_channels}, but {dataset.source} has {given} channels")
+            wanted = lattice.data_channels
+            raise InputError(f"lattice.data_channels = {wanted}, but {dataset.source} has {given} channels")
         if dataset.outputs != lattice.outputs:
             raise InputError(f"lattice.outputs = {lattice.outputs}, but {dataset.source} has {dataset.outputs} outputs")
         count = dataset.x.shape[0]
@@ -57,7 +58,7 @@ class Boundary:
         if training.probe > probes.shape[0]:
             raise InputError(f"training.probe = {training.probe}: only {probes.shape[0]} samples to probe; use fewer")
         rng = np.random.default_rng([training.seed, STREAM_SAMPLES])
-        rows = training.steps if training.dynamics == "sgd" else 1
+        rows = 1 if training.dynamics == "flow" else training.steps
         per_epoch = count // training.batch
         epochs = [
             rng.permutation(count)[: per_epoch * training.batch].reshape(per_epoch, training.batch)
@@ -77,7 +78,7 @@ class Boundary:
 
     def batch(self, step: int) -> np.ndarray:
         """Sample indices of one step."""
-        return self.sample_index[step if self.training.dynamics == "sgd" else 0]
+        return self.sample_index[0 if self.training.dynamics == "flow" else step]
 
     def _interpolation(self, width: int) -> np.ndarray:
         """(data width, width): the spline is linear in the signal, so it is one matrix."""

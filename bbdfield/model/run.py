@@ -18,7 +18,7 @@ import numpy as np
 
 from bbdfield.datasets import Dataset
 from bbdfield.errors import InputError, NumericsError
-from bbdfield.model.architecture import FieldState, Lattice, Training, field_shapes
+from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState, Lattice, Training, field_shapes
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import accuracy, get_loss
@@ -82,7 +82,7 @@ def record(
                 return Run(path)
             first = old.n_snapshots - 1
             if first >= 0:
-                system.load({name: old.fields[name][first] for name in ("w", "b", "r")})
+                system.load({name: variable[first] for name, variable in old.fields.items() if name != "z"})
         writer = TrajectoryWriter.resume(path, config=full)
     else:
         writer = TrajectoryWriter.create(
@@ -138,6 +138,8 @@ def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
     names = {"w": "weights w", "b": "biases b", "r": "readout R"}
     term, where = "loss", ""
     for name, value in system.state().items():
+        if name not in names:
+            continue
         bad = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))
         if bad.size:
             term = names[name]
@@ -185,6 +187,8 @@ def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
         "z": (("x_site", "y", "c_out", "sample"), (grid.n_x + 1, grid.n_y, lattice.channels, probes)),
         "r": (("output", "c_out", "mode"), shapes["r"]),
     }
+    if boundary.training.second_order:
+        fields |= {dot: fields[name] for dot, name in zip(VELOCITIES, GROUPS, strict=True)}
     data = boundary.dataset
     given: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
         "sample_index": (("batch_step", "batch"), boundary.sample_index),

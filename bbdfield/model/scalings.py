@@ -8,11 +8,13 @@ hatted fields move by −τ η̂ times the functional gradient follow from ∂�
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from bbdfield.model.architecture import FieldState, Lattice, Rates
+from bbdfield.errors import InputError
+from bbdfield.model.architecture import FieldState, Lattice, Rates, Training
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,45 @@ def to_field(lattice: Lattice, state: LatticeState) -> FieldState:
     """Fields on the lattice's own grid."""
     unit = units(lattice)
     return FieldState(lattice, lattice.grid, state.w / unit.w, state.b / unit.b, np.array(state.r))
+
+
+@dataclass(frozen=True)
+class Inertia:
+    """μ of each parameter group of the lattice in S = ∫ e^{γt}(½ Σ μ|θ̇|² − ℓ) dt; infinite for a fixed group."""
+
+    w: float
+    b: float
+    r: float
+
+
+def inertia(lattice: Lattice, training: Training) -> Inertia:
+    """μ = 1/(ηγ) per group: W tied μ̂/(a_x a_y), W untied μ̂/a_x, b μ̂ a_y/a_x, R μ̂, with μ̂ = 1/(η̂γ)."""
+    if training.damping is None:
+        raise InputError(f"training.dynamics = {training.dynamics!r} has no inertia; use heavy-ball or leapfrog")
+    eta = learning_rates(lattice, 1.0, training.rates)
+    return Inertia(*(1.0 / (rate * training.damping) if rate else math.inf for rate in (eta.w, eta.b, eta.r)))
+
+
+def heavy_ball_of(mu: float, damping: float, step: float) -> tuple[float, float]:
+    """(learning rate, momentum) = (h²/μ, e^{−γh}) of the heavy ball that integrates inertia μ, damping γ in steps h.
+
+    França, Sulam, Robinson, Vidal, arXiv 1903.04100.
+    """
+    return step**2 / mu, math.exp(-damping * step)
+
+
+def inertia_of(learning_rate: float, momentum: float, step: float) -> tuple[float, float]:
+    """(μ, γ) = (h²/lr, −ln β / h): what a heavy ball with this learning rate and momentum integrates in steps h.
+
+    Raises
+    ------
+    InputError
+        for a momentum outside (0, 1) (0 is the overdamped limit, without inertia), or a rate or step that is not > 0.
+    """
+    if not (0 < momentum < 1 and learning_rate > 0 and step > 0):
+        given = f"learning rate {learning_rate!r}, momentum {momentum!r}, step {step!r}"
+        raise InputError(f"{given}: need a learning rate > 0, 0 < momentum < 1 and a step > 0")
+    return step**2 / learning_rate, -math.log(momentum) / step
 
 
 def learning_rates(lattice: Lattice, step: float, rates: Rates) -> Rates:

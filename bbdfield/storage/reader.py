@@ -55,16 +55,12 @@ class Variable:
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         if not self._dataset:
-            raise InputError(
-                f"{self.path}: {self.name} cannot be read after the file was closed; open it again"
-            )
+            raise InputError(f"{self.path}: {self.name} cannot be read after the file was closed; open it again")
         try:
             return np.asarray(self._dataset[self._within(key)])
         except (OSError, RuntimeError) as error:
             detail = " ".join(str(error).split())
-            raise InputError(
-                f"{self.path}: {self.name} is damaged ({detail}); restore it or run it again"
-            ) from error
+            raise InputError(f"{self.path}: {self.name} is damaged ({detail}); restore it or run it again") from error
 
     def _within(self, key: Any) -> Any:
         """Resolve the first index against the complete length, which the dataset on disk may exceed."""
@@ -118,26 +114,20 @@ class Trajectory:
 
     def _read_header(self) -> None:
         file, path = self._file, self.path
-        software, version = file.attrs.get("software"), file.attrs.get("schema_version")
+        software, version = schema.plain(file.attrs.get("software")), file.attrs.get("schema_version")
         if software != schema.SOFTWARE or not isinstance(version, np.integer):
-            raise InputError(
-                f"{path}: an HDF5 file, but not a bbdfield trajectory; give one written by bbdfield"
-            )
+            raise InputError(f"{path}: an HDF5 file, but not a bbdfield trajectory; give one written by bbdfield")
         schema.check_version(int(version), path)
         self.attrs = schema.read_attributes(file)
         for name, wanted in _ATTRIBUTES.items():
             if type(self.attrs.get(name)) is not wanted:
-                raise InputError(
-                    f"{path}: attribute {name} is missing or not a {wanted.__name__}; run it again"
-                )
+                raise InputError(f"{path}: attribute {name} is missing or not a {wanted.__name__}; run it again")
         self.kind: str = self.attrs["kind"]
         self.config: dict[str, Any] = self.attrs["config"]
         self.seed: int = self.attrs["seed"]
         self.complete: bool = self.attrs["complete"]
         if self.kind not in schema.KINDS:
-            raise InputError(
-                f"{path}: kind is {self.kind!r}, not one of {', '.join(schema.KINDS)}; run it again"
-            )
+            raise InputError(f"{path}: kind is {self.kind!r}, not one of {', '.join(schema.KINDS)}; run it again")
         self._check_objects()
 
         # While a writer runs, lengths grow: read step first, then all else is at least as long. A step is
@@ -164,9 +154,7 @@ class Trajectory:
             group = self._file[prefix or "/"]
             for name in group:
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise InputError(
-                        f"{self.path}: {prefix}{name} links elsewhere, which a trajectory never does"
-                    )
+                    raise InputError(f"{self.path}: {prefix}{name} links elsewhere, which a trajectory never does")
                 if not prefix and name in schema.GROUPS:
                     continue
                 item = group[name]
@@ -175,9 +163,7 @@ class Trajectory:
                         f"{self.path}: {prefix}{name} is not a plain dataset, which a trajectory only holds"
                     )
                 if item.dtype.str not in ("<f8", "<i8"):
-                    raise InputError(
-                        f"{self.path}: {prefix}{name} has type {item.dtype}, not float64 or int64"
-                    )
+                    raise InputError(f"{self.path}: {prefix}{name} has type {item.dtype}, not float64 or int64")
                 found.add(prefix + name)
         expected = {*self.attrs["datasets"], *schema.SERIES}
         if found != expected:
@@ -191,9 +177,7 @@ class Trajectory:
         length = self._limits.get(dims[0]) if dims else None
         variable = Variable(self.path, dataset, length)
         if length is not None and dataset.shape[0] < length:
-            raise InputError(
-                f"{self.path}: {name} holds {dataset.shape[0]} of {length} entries; run it again"
-            )
+            raise InputError(f"{self.path}: {name} holds {dataset.shape[0]} of {length} entries; run it again")
         for dim, size in zip(dims[length is not None :], dataset.shape[length is not None :], strict=True):
             if dim not in self._file or self._file[dim].shape != (size,):
                 raise InputError(
@@ -201,16 +185,14 @@ class Trajectory:
                 )
         if schema.has_values(dataset):
             if variable.nbytes > available * (_MOST_COMPRESSED if variable.compression else 1):
-                raise InputError(
-                    f"{self.path}: {name} claims {variable.nbytes} bytes, more than the file can hold"
-                )
+                raise InputError(f"{self.path}: {name} claims {variable.nbytes} bytes, more than the file can hold")
+            if not dataset.fletcher32 and _end(dataset, length) > available:
+                raise InputError(f"{self.path}: {name} is truncated, its end is missing; restore it or run it again")
         return variable
 
     def _group(self, group: str) -> dict[str, Variable]:
         prefix = f"{group}/"
-        return {
-            name.removeprefix(prefix): v for name, v in self._variables.items() if name.startswith(prefix)
-        }
+        return {name.removeprefix(prefix): v for name, v in self._variables.items() if name.startswith(prefix)}
 
     @property
     def n_snapshots(self) -> int:
@@ -218,9 +200,7 @@ class Trajectory:
 
     @cached_property
     def coordinates(self) -> dict[str, NDArray[Any]]:
-        scales = {
-            name: v for name, v in self._variables.items() if "/" not in name and name not in schema.SERIES
-        }
+        scales = {name: v for name, v in self._variables.items() if "/" not in name and name not in schema.SERIES}
         return {name: v[:] for name, v in scales.items() if schema.has_values(self._file[name])}
 
     @cached_property
@@ -287,6 +267,20 @@ def _open(path: Path) -> h5py.File:
         raise InputError(f"{path}: {problem}") from error
 
 
+def _end(dataset: h5py.Dataset, length: int | None) -> int:
+    """Where in the file the part up to `length` ends: HDF5 reads zeros beyond the end of a truncated file."""
+    if dataset.chunks is None:
+        return (dataset.id.get_offset() or 0) + dataset.id.get_storage_size()
+    ends = [0]
+
+    def visit(chunk: Any) -> None:
+        if length is None or chunk.chunk_offset[0] < length:
+            ends.append(chunk.byte_offset + chunk.size)
+
+    dataset.id.chunk_iter(visit)
+    return max(ends)
+
+
 def _open_shared(path: Path) -> h5py.File:
     """Like ``h5py.File(path, "r", swmr=True)``, but giving up on damaged metadata at once, nearly.
 
@@ -315,13 +309,11 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         raise InputError(f"{target}: exists already; name a new file for the migrated trajectory")
     with _open(source) as file:
         version = file.attrs.get("schema_version")
-        if file.attrs.get("software") != schema.SOFTWARE or not isinstance(version, np.integer):
+        if schema.plain(file.attrs.get("software")) != schema.SOFTWARE or not isinstance(version, np.integer):
             raise InputError(f"{source}: not a bbdfield trajectory; give one written by bbdfield")
     steps = range(int(version), schema.SCHEMA_VERSION)
     if not steps or any(step not in schema.MIGRATIONS for step in steps):
-        raise InputError(
-            f"{source}: no migration from schema {version} to {schema.SCHEMA_VERSION} is known or needed"
-        )
+        raise InputError(f"{source}: no migration from schema {version} to {schema.SCHEMA_VERSION} is known or needed")
     part = target.with_name(target.name + ".part")
     try:
         with schema.one_line(f"{source}: cannot be migrated to {target}"):
@@ -333,7 +325,7 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
                 if file.attrs["complete"]:
                     file.attrs.modify(
                         "digest",
-                        np.array(schema.digest(file, schema.read_attributes(file)), schema.DIGEST_TYPE),
+                        schema.text(schema.digest(file, schema.read_attributes(file))),
                     )
             os.replace(part, target)
     finally:

@@ -22,7 +22,7 @@ In ``xarray.open_datatree`` the root's coordinates are inherited and hide a vari
 ``datasets`` is the JSON list of every dataset, so that a missing one is noticed; ``resumed`` the JSON list of
 the provenance (created, versions, git_revision, command) of every resumption; ``digest`` is what `digest`
 returns, written on completion. Dimensions without a coordinate carry the netCDF mark for that, so that xarray
-reads everything by name.
+reads everything by name; ``dims`` on each other dataset says the same in one string.
 
 Changing the layout means: raise `SCHEMA_VERSION`, and enter into `MIGRATIONS` under the *old* version a
 function that edits an open file (a copy) into the next version; `bbdfield.storage.migrate` chains them and
@@ -40,6 +40,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from bbdfield.errors import InputError
 
@@ -51,9 +52,6 @@ SERIES = ("t", "step", "scalar_step")
 UNITS = {"t": "training time", "x_site": "L_x", "x_link": "L_x", "y": "L_y", "u": "L_y"}
 JSON_ATTRIBUTES = ("config", "versions", "resumed", "datasets")
 NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
-DIGEST_TYPE = h5py.string_dtype(
-    "utf-8", 64
-)  # fixed length: it is filled in during SWMR, which allows no new storage
 
 MIGRATIONS: dict[int, Callable[[h5py.File], None]] = {}
 
@@ -91,14 +89,14 @@ def check_version(version: int, path: Path) -> None:
         remedy = "convert it with bbdfield.storage.migrate(source, target)"
     else:
         remedy = "no migration from it is known, run the study again"
-    raise InputError(
-        f"{path}: schema version {version}, but this bbdfield reads version {SCHEMA_VERSION}; {remedy}"
-    )
+    raise InputError(f"{path}: schema version {version}, but this bbdfield reads version {SCHEMA_VERSION}; {remedy}")
 
 
 def dimensions(dataset: h5py.Dataset) -> tuple[str, ...]:
     """Names of a dataset's dimensions; a dimension scale is its own."""
-    return (dataset.name[1:],) if dataset.is_scale else tuple(axis.label for axis in dataset.dims)
+    if dataset.is_scale:
+        return (dataset.name[1:],)
+    return tuple(plain(dataset.attrs["dims"]).split())
 
 
 def has_values(dataset: h5py.Dataset) -> bool:
@@ -106,23 +104,31 @@ def has_values(dataset: h5py.Dataset) -> bool:
     return not (dataset.is_scale and dataset.attrs["NAME"].startswith(NO_COORDINATE.encode()))
 
 
+def text(value: str) -> NDArray[np.bytes_]:
+    """A string of fixed length, as attributes store it: the other kind lies outside all checksums."""
+    encoded = value.encode()
+    return np.array(encoded, h5py.string_dtype("utf-8", max(1, len(encoded))))
+
+
+def plain(value: Any) -> Any:
+    """Plain Python value of an attribute."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def read_attributes(file: h5py.File) -> dict[str, Any]:
     """Root attributes as plain Python values, JSON decoded."""
     attributes: dict[str, Any] = {}
     for name, value in file.attrs.items():
-        plain = value.item() if isinstance(value, np.generic) else value
-        plain = plain.decode() if isinstance(plain, bytes) else plain
-        attributes[name] = json.loads(plain) if name in JSON_ATTRIBUTES else plain
+        attributes[name] = json.loads(plain(value)) if name in JSON_ATTRIBUTES else plain(value)
     return attributes
 
 
 def write_attributes(file: h5py.File, attributes: Mapping[str, Any]) -> None:
     """Inverse of `read_attributes`; raises `InputError` where the configuration is not plain JSON."""
     for name, value in attributes.items():
-        if name == "digest":
-            file.attrs.create(name, value, dtype=DIGEST_TYPE)
-        else:
-            file.attrs[name] = encode_json(value, name) if name in JSON_ATTRIBUTES else value
+        stored = encode_json(value, name) if name in JSON_ATTRIBUTES else value
+        file.attrs[name] = text(stored) if isinstance(stored, str) else stored
 
 
 def encode_json(value: Any, name: str) -> str:
@@ -160,7 +166,7 @@ def _digest_dataset(total: Any, name: str, dataset: h5py.Dataset, limits: Mappin
     dims, shape = dimensions(dataset), dataset.shape
     if dims and dims[0] in limits:
         shape = (limits[dims[0]], *shape[1:])
-    header = [name, dims, dataset.dtype.str, shape, dataset.attrs.get("units", "")]
+    header = [name, dims, dataset.dtype.str, shape, plain(dataset.attrs.get("units", ""))]
     total.update(json.dumps(header).encode())
     if not has_values(dataset):
         return

@@ -74,9 +74,7 @@ class _Layout:
     def names(self, sizes: Mapping[str, int]) -> list[str]:
         members = {"fields": self.fields, "evaluation": self.evaluation}
         members |= {"scalars": self.scalars, "boundary": self.boundary}
-        return sorted(
-            [*schema.SERIES, *sizes, *(f"{group}/{name}" for group in members for name in members[group])]
-        )
+        return sorted([*schema.SERIES, *sizes, *(f"{group}/{name}" for group in members for name in members[group])])
 
     def build(self, file: h5py.File, sizes: Mapping[str, int]) -> None:
         """Create all datasets, with their dimension scales; SWMR mode allows none later."""
@@ -94,7 +92,7 @@ class _Layout:
             else:
                 file.create_dataset(name, (size,), "i8").make_scale(f"{schema.NO_COORDINATE} {size:10d}")
         for name in {"t", *self.coordinates} & set(schema.UNITS):
-            file[name].attrs["units"] = schema.UNITS[name]
+            file[name].attrs["units"] = schema.text(schema.UNITS[name])
         _attach(file, _growing(file, "step", "i8", fillvalue=-1, **once), ("t",))
         for name in self.evaluation:
             _attach(file, _growing(file, f"evaluation/{name}", "f8", **once), ("t",))
@@ -113,16 +111,14 @@ class _Layout:
             _attach(file, file.create_dataset(f"boundary/{name}", data=values, **options), dims)
 
 
-def _growing(
-    file: h5py.File, name: str, dtype: str, shape: tuple[int, ...] = (), **options: Any
-) -> h5py.Dataset:
+def _growing(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...] = (), **options: Any) -> h5py.Dataset:
     return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), **options)
 
 
 def _attach(file: h5py.File, dataset: h5py.Dataset, dims: Sequence[str]) -> None:
+    dataset.attrs["dims"] = schema.text(" ".join(dims))
     for axis, dim in enumerate(dims):
         dataset.dims[axis].attach_scale(file[dim])
-        dataset.dims[axis].label = dim
 
 
 def _numeric(values: ArrayLike, what: str) -> NDArray[Any]:
@@ -221,9 +217,7 @@ class TrajectoryWriter:
             if old.complete:
                 raise InputError(f"{old.path}: complete already, so there is nothing to resume")
             if schema.encode_json(config, "config") != schema.encode_json(old.config, "config"):
-                keys = [
-                    key for key in sorted({*config, *old.config}) if config.get(key) != old.config.get(key)
-                ]
+                keys = [key for key in sorted({*config, *old.config}) if config.get(key) != old.config.get(key)]
                 raise InputError(
                     f"{old.path}: its configuration differs in {', '.join(keys)}; resume with the same one"
                 )
@@ -237,19 +231,12 @@ class TrajectoryWriter:
             attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], _provenance()]}
 
             def refill(writer: TrajectoryWriter) -> None:
-                rows = [
-                    dict(zip(old.scalars, row, strict=True))
-                    for row in zip(*old.scalars.values(), strict=True)
-                ]
-                writer._pending = list(
-                    zip(old.scalar_step.tolist(), rows or [{}] * len(old.scalar_step), strict=True)
-                )
+                rows = [dict(zip(old.scalars, row, strict=True)) for row in zip(*old.scalars.values(), strict=True)]
+                writer._pending = list(zip(old.scalar_step.tolist(), rows or [{}] * len(old.scalar_step), strict=True))
                 writer._last_scalar = int(old.scalar_step[-1]) if len(old.scalar_step) else -1
                 for i, (step, t) in enumerate(zip(old.step.tolist(), old.t.tolist(), strict=True)):
                     values = {name: variable[i] for name, variable in old.fields.items()}
-                    writer.snapshot(
-                        step, t, values, {name: series[i] for name, series in old.evaluation.items()}
-                    )
+                    writer.snapshot(step, t, values, {name: series[i] for name, series in old.evaluation.items()})
 
             return cls._start(old.path, layout, attributes, refill)
 
@@ -307,9 +294,7 @@ class TrajectoryWriter:
         file = self._expect(fields, "fields")
         self._expect(evaluation or {}, "evaluation")
         if step < 0 or (self.last_step is not None and step <= self.last_step):
-            raise InputError(
-                f"{self.path}: snapshot of step {step} after step {self.last_step}; steps increase from 0"
-            )
+            raise InputError(f"{self.path}: snapshot of step {step} after step {self.last_step}; steps increase from 0")
         arrays = {name: _numeric(values, f"field {name}") for name, values in fields.items()}
         for name, array in arrays.items():
             wanted = self._datasets[f"fields/{name}"].shape[1:]
@@ -318,13 +303,9 @@ class TrajectoryWriter:
                     f"{self.path}: field {name} has shape {array.shape}, the file was created for {wanted}"
                 )
         entries: dict[str, ArrayLike] = {f"fields/{name}": array for name, array in arrays.items()}
-        entries |= {f"evaluation/{name}": float(value) for name, value in (evaluation or {}).items()} | {
-            "t": float(t)
-        }
+        entries |= {f"evaluation/{name}": float(value) for name, value in (evaluation or {}).items()} | {"t": float(t)}
         try:
-            with schema.one_line(
-                f"{self.path}: snapshot of step {step} could not be written, is the disk full"
-            ):
+            with schema.one_line(f"{self.path}: snapshot of step {step} could not be written, is the disk full"):
                 self._check_space(sum(array.nbytes for array in arrays.values()))
                 self._write_scalars(file, before=step)
                 for name, value in entries.items():
@@ -346,15 +327,13 @@ class TrajectoryWriter:
         try:
             with schema.one_line(f"{self.path}: could not be completed, is the disk full"):
                 if self.path.stat().st_ino != self._inode:
-                    raise InputError(
-                        f"{self.path}: replaced by another process while being written; run it once only"
-                    )
+                    raise InputError(f"{self.path}: replaced by another process while being written; run it once only")
                 self._write_scalars(file, before=None)
                 file.flush()
                 seal = schema.digest(file, {**schema.read_attributes(file), "complete": True})
                 # Existing attributes may change in SWMR mode; reopening the file for it would leave a
                 # moment in which a kill makes it unreadable.
-                file.attrs.modify("digest", np.array(seal, schema.DIGEST_TYPE))
+                file.attrs.modify("digest", schema.text(seal))
                 file.flush()
                 file.attrs.modify("complete", np.True_)
                 file.close()
@@ -406,9 +385,7 @@ class TrajectoryWriter:
         """Stop before the disk is full, while HDF5 can still close the file in order."""
         free = shutil.disk_usage(self.path.parent).free
         if free < needed + _SPARE_BYTES:
-            raise InputError(
-                f"{self.path}: the disk is full: {needed} bytes needed, {free} left; make room, resume"
-            )
+            raise InputError(f"{self.path}: the disk is full: {needed} bytes needed, {free} left; make room, resume")
 
     def _write_scalars(self, file: h5py.File, before: int | None) -> None:
         """Append the noted scalars of steps < before; their step numbers last, as for snapshots."""
@@ -419,9 +396,7 @@ class TrajectoryWriter:
                 column = np.array([values[name] for _, values in self._pending[:count]])
                 _append(self._datasets[f"scalars/{name}"], start, column)
             file.flush()
-            _append(
-                self._datasets["scalar_step"], start, np.array([step for step, _ in self._pending[:count]])
-            )
+            _append(self._datasets["scalar_step"], start, np.array([step for step, _ in self._pending[:count]]))
             del self._pending[:count]
 
 
@@ -465,11 +440,7 @@ def git_revision() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", here.name
-        )  # or it is an installed copy inside some other repository
-        return git("rev-parse", "HEAD") + (
-            "-dirty" if git("status", "--porcelain", "--untracked-files=no") else ""
-        )
+        git("ls-files", "--error-unmatch", here.name)  # or it is an installed copy inside some other repository
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -38,7 +38,7 @@ from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
 from bbdfield.errors import InputError
 from bbdfield.fields.equations import ORDERS
 from bbdfield.model.activations import activation_names
-from bbdfield.model.architecture import DYNAMICS, SCALINGS, Kernel, Lattice, Rates, Training
+from bbdfield.model.architecture import DAMPED, DYNAMICS, SCALINGS, Kernel, Lattice, Rates, Training
 from bbdfield.model.initial import InitialFields, cosine_amplitudes
 from bbdfield.model.losses import loss_names, prepare_targets
 from solvers.backends import BACKENDS
@@ -51,7 +51,6 @@ LATER_VALUES = {
     "kind": ("decomposition", "symmetry", "energy", "sweep"),
     "lattice.scaling": ("critical", "plain"),
     "lattice.range": ("taps", "derivative"),
-    "training.dynamics": ("heavy-ball", "leapfrog"),
     "training.optimizer": ("adam", "adamw", "momentum", "nesterov", "rmsprop", "heavy-ball"),
     "field.backend": ("numba",),
 }
@@ -208,6 +207,7 @@ _AMPLITUDE = _number(_nonnegative, "a number >= 0")
 _LENGTH = _number(lambda x: 1e-3 <= x <= 1e3, "a length from 0.001 to 1000")
 _ORDERS = PlainValidator(_orders)
 _SIZES = PlainValidator(_sizes)
+_OPTIONAL_POSITIVE = _number(_positive, "a number > 0")
 _CELLS = PlainValidator(_cells)
 _FLAG = PlainValidator(_flag)
 
@@ -277,7 +277,8 @@ class TrainingSection(_Section):
     batch: Annotated[int, _whole(1)]
     step: Annotated[float, _number(_positive, "a number > 0")] = 1.0
     rates: RatesSection
-    dynamics: Annotated[str, _choice(DYNAMICS, "training.dynamics")] = "sgd"
+    dynamics: Annotated[str, _choice(DYNAMICS)] = "sgd"
+    damping: Annotated[float | None, _OPTIONAL_POSITIVE] = None
     snapshot_every: Annotated[int, _whole(1)] = 10
     probe: Annotated[int, _whole(1)] = 16
     evaluate: Annotated[int, _whole(0)] = 1000
@@ -541,6 +542,11 @@ def _impossible(config: StudyConfig) -> Iterator[str]:
     if len(_listed(keys.depth)) > 1 and len(_listed(keys.width)) > 1:
         yield "lattice.depth: only one of depth and width may be a ladder, and lattice.width is one; give one size"
         return
+    damped = training.dynamics in DAMPED
+    if damped and training.damping is None:
+        yield f'training.damping: is missing; "{training.dynamics}" needs a damping > 0'
+    if not damped and training.damping is not None:
+        yield f'training.damping: "{training.dynamics}" has no inertia, so no damping; remove it or change dynamics'
     rates = training.rates
     if not (rates.w or rates.b or rates.r):
         yield "training.rates: needs a rate > 0, or nothing is trained (got w = b = r = 0)"
@@ -592,7 +598,7 @@ def _too_large(config: StudyConfig) -> Iterator[str]:
             number = f"{max(weights, states):.1e} {what}"
             yield f"lattice.channels: a {grid.n_x} x {grid.n_y} grid would hold {number}; make it smaller"
             return
-    rows = training.steps if training.dynamics == "sgd" else 1
+    rows = 1 if training.dynamics == "flow" else training.steps
     if rows * training.batch > MOST_NUMBERS:
         yield f"training.steps: {training.steps} steps of {training.batch} samples do not fit into memory; give fewer"
     in_x, in_y = (cosine_amplitudes(1.0, length).size for length in (initial.correlation_x, initial.correlation_y))

@@ -35,7 +35,7 @@ from bbdfield.comparison.orders import fit_order
 from bbdfield.comparison.scores import Score, compare, grid_change
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import simulate
-from bbdfield.lattice.sharpness import LIMITS, check_training_step
+from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
@@ -164,12 +164,9 @@ def run_study(
         _write_run_json(out, started, None, backend.description)
         jobs = plan.jobs()
         workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-        tell(
-            f"{len(plan.lattices)} lattices and {len(jobs) - len(plan.lattices)} fields; {backend.description}; {workers} processes"
-        )
-        tell(
-            f"training step: τ λ_max = {sharp:.3g} at the start (explicit steps are stable up to {LIMITS[training.dynamics]:g})"
-        )
+        count, limit = len(plan.lattices), stability_limit(training)
+        tell(f"{count} lattices and {len(jobs) - count} fields; {backend.description}; {workers} processes")
+        tell(f"training step: τ λ_max = {sharp:.3g} at the start (steps are stable up to {limit:.3g})")
         _compute(jobs, config, out, workers, report_progress, tell)
         tell("comparing")
         with threadpool_limits(1):

@@ -305,7 +305,7 @@ def test_resuming_another_configuration_is_refused(tmp_path, signals, problems):
         simulate(start, boundary, order=0, backend="numpy", out=out, resume=True)
     with pytest.raises(InputError, match="exists already"):
         simulate(start, boundary, backend="numpy", out=out)
-    with pytest.raises(InputError, match="configuration differs in start"):
+    with pytest.raises(InputError, match="configuration differs in initial, start"):
         simulate(start_of(lattice, seed=6), boundary, backend="numpy", out=out, resume=True)
     simulate(start, boundary, backend="numpy", out=out, resume=True).close()
     with pytest.raises(InputError, match=r"another configuration \(differs in field\)"):

@@ -47,7 +47,7 @@ def test_step_is_sgd_with_the_lattices_learning_rates(signals, problems, tied):
 
     def loss(**changed):
         arrays = before | changed
-        return system.gradient(arrays["w"], arrays["b"], arrays["r"], index)[0]
+        return system.gradient((arrays["w"], arrays["b"], arrays["r"]), index)[0]
 
     reported = system.step(3)["loss"]
     assert reported == pytest.approx(loss(), rel=1e-14)
@@ -62,7 +62,7 @@ def test_step_is_sgd_with_the_lattices_learning_rates(signals, problems, tied):
 
 def test_large_batches_are_summed_over_chunks(monkeypatch, signals, problems):
     system = make_system(signals, problems.lattice(), problems.training())
-    arguments = *system.state().values(), np.arange(23)
+    arguments = tuple(system.state().values()), np.arange(23)
     loss, whole = system.gradient(*arguments)
     logits = system.logits(signals.x)
     monkeypatch.setattr(training_module, "CHUNK", 5)
@@ -100,9 +100,9 @@ def test_what_is_recorded(tmp_path, signals, problems):
         np.testing.assert_allclose(run.fields(0).w, initial.on(lattice.grid).w, rtol=1e-14)
         for k in range(6):
             assert system.step(k)["loss"] == run.loss[k]
-        np.testing.assert_array_equal(run.trajectory.fields["w"][2], system.w)
+        np.testing.assert_array_equal(run.trajectory.fields["w"][2], system.u[0])
         np.testing.assert_array_equal(run.z(2), system.probe())
-        z = forward(run.boundary.probe_input(10), system.w, system.b, get_activation("tanh"), "zeros")
+        z = forward(run.boundary.probe_input(10), *system.u[:2], get_activation("tanh"), "zeros")
         np.testing.assert_array_equal(run.z(2), z)
         # and the file alone gives the boundary and the initial fields back
         assert run.initial_fields == initial

@@ -106,5 +106,5 @@ def test_field_state_has_the_shapes_of_its_grid(problems, tied):
     assert {name: getattr(state, name).shape for name in shapes} == shapes
     for name in shapes:
         arrays = {key: getattr(state, key) for key in shapes} | {name: np.zeros((1, 1))}
-        with pytest.raises(InputError, match=rf"field {name} has shape \(1, 1\), but a 4 x 30 grid needs"):
+        with pytest.raises(InputError, match=rf"field {name} has shape \(1, 1\), but a grid of 4 x 30 cells needs"):
             FieldState(lattice, grid, **arrays)

@@ -23,6 +23,14 @@ def test_no_sample_repeats_within_an_epoch(signals, problems):
     np.testing.assert_array_equal(boundary.batch(4), boundary.sample_index[4])
 
 
+def test_order_is_the_seeds_own_stream_of_permutations(signals, problems):
+    """What seed 3 means must not change: files recorded with it are compared with runs of today."""
+    boundary = Boundary.draw(signals, problems.lattice(), problems.training(batch=8, steps=4, seed=3))
+    rng = np.random.default_rng([3, 1])
+    expected = np.concatenate([rng.permutation(24).reshape(3, 8), rng.permutation(24).reshape(3, 8)])[:4]
+    np.testing.assert_array_equal(boundary.sample_index, expected)
+
+
 def test_every_sample_is_seen_when_the_batch_divides_the_data(signals, problems):
     boundary = Boundary.draw(signals, problems.lattice(), problems.training(batch=8, steps=9))
     for first in (0, 3, 6):

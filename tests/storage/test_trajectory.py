@@ -575,9 +575,9 @@ def plant(path: Path, how: str) -> None:
             file.create_dataset("huge", (2**40,), "i8", chunks=(1024,)).make_scale(
                 f"{schema.NO_COORDINATE} {0:10d}"
             )
+            z.attrs["dims"] = "t huge"
             for axis, dim in enumerate(("t", "huge")):
                 z.dims[axis].attach_scale(file[dim])
-                z.dims[axis].label = dim
             file.attrs["datasets"] = json.dumps([*json.loads(file.attrs["datasets"]), "huge"])
 
 
