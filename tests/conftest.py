@@ -11,7 +11,7 @@ import pytest
 
 from bbdfield.datasets import Dataset
 from bbdfield.errors import InputError
-from bbdfield.model.architecture import Kernel, Lattice, Rates, Training
+from bbdfield.model.architecture import DAMPED, Kernel, Lattice, Rates, Training
 from solvers.backends import Backend, generic_backend, get_backend
 
 
@@ -64,6 +64,8 @@ class Problems:
     @staticmethod
     def training(**changes: Any) -> Training:
         rates = Rates(*changes.pop("rates", (2.0, 0.2, 0.5)))
+        if changes.get("dynamics") in DAMPED:
+            changes = {"damping": 0.7} | changes
         settings = {"steps": 20, "batch": 8, "snapshot_every": 10, "probe": 4, "evaluate": 8, "seed": 3}
         return Training(rates=rates, **(settings | changes))
 

@@ -103,7 +103,7 @@ def layers_of(
     cells: int | None = None,
     size: float = 1.0,
 ) -> list[Layer]:
-    """Return the layers of a network, all in the shape of the largest one.
+    """Return the layers of a network, all in one shape that holds the largest.
 
     Parameters
     ----------
@@ -122,8 +122,12 @@ def layers_of(
         )
     _check_size(size)
     rule.check_depth(len(shapes))
-    largest = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    kind = len(largest)
+    kind = len(shapes[0])
+    sizes = [max(each) for each in zip(*shapes, strict=True)]
+    # As many neurons on either side, so that a skip finds its place whatever the widths.
+    source, target = kind - 1, 0 if kind == 2 else kind - 3
+    sizes[source] = sizes[target] = max(sizes[source], sizes[target])
+    largest = tuple(sizes)
     width = largest[0] if kind == 4 else cells
     if kind == 3 and width is None:
         raise InputError("symmetry: a tied convolution's W does not tell the number of cells; give it")

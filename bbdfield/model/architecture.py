@@ -2,8 +2,8 @@
 
 The lattice of arXiv 2511.02003 with a skip connection, depth index m = 0..M and width index i = 0..N-1:
 
-    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y),      logits_k = a_y Σ_{c,i} R_kc(y_i)
-    z[M]_ci
+    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y)
+    logits_k = a_y Σ_{c,i} R_kc(y_i) z[M]_ci
 
 Lengths are in units of the network's own depth L_x and width L_y, times in units of t = k τ after k steps.
 """

@@ -1,10 +1,10 @@
 """Initial fields: smooth Gaussian random functions, drawn once and sampled onto every grid.
 
-A unit-variance random function on [0, L] with correlation length ℓ is the cosine series
+A random function on [0, L] with correlation length ℓ, of unit variance on average over [0, L], is the cosine series
 
     g(x) = Σ_n c_n cos(π n x / L),    c_n ~ N(0, (2 − δ_n0) S_n),    S_n ∝ exp(−(π n ℓ / L)² / 2),  Σ S_n = 1,
 
-whose covariance away from the ends is exp(−Δ²/2ℓ²); in several coordinates it is the product of such series.
+whose correlation away from the ends is exp(−Δ²/2ℓ²); in several coordinates it is the product of such series.
 Coefficients are drawn before any grid is known, so that all lattices and the field start from one function.
 """
 

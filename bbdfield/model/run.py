@@ -195,11 +195,11 @@ def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
         "probe_index": (("sample",), boundary.probe_index),
         "lift": (("c_out", "data_channel"), boundary.lift),
         "x": (("train_sample", "data_channel", "data_cell"), data.x),
-        "y": (("train_sample",) if data.y.ndim == 1 else ("train_sample", "output"), data.y),
+        "target": (("train_sample",) if data.y.ndim == 1 else ("train_sample", "output"), data.y),
     }
     if data.x_test is not None and data.y_test is not None:
         given["x_test"] = (("test_sample", "data_channel", "data_cell"), data.x_test)
-        given["y_test"] = (("test_sample",) if data.y_test.ndim == 1 else ("test_sample", "output"), data.y_test)
+        given["target_test"] = (("test_sample",) if data.y_test.ndim == 1 else ("test_sample", "output"), data.y_test)
     return {"coordinates": coordinates, "fields": fields, "boundary": given}
 
 
@@ -270,14 +270,15 @@ class Run:
     def boundary(self) -> Boundary:
         """Data, lift and sample sequence, from the file itself."""
         stored = self.trajectory.boundary
-        test = {key: stored[key][()] for key in ("x_test", "y_test") if key in stored}
+        names = {"x_test": "x_test", "y_test": "target_test"}
+        test = {key: stored[name][()] for key, name in names.items() if name in stored}
         return self._part(
             "boundary",
             lambda: Boundary(
                 Dataset(
                     self.config["data"]["name"],
                     stored["x"][()],
-                    stored["y"][()],
+                    stored["target"][()],
                     outputs=self.lattice.outputs,
                     source=str(self.path),
                     **test,

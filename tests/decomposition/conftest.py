@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,10 @@ class Net:
         """The network a time `step` later, to second order if accelerations are given."""
 
         def go(values, rates, seconds):
-            return [v + step * r + (0 if a is None else step**2 / 2 * a) for v, r, a in zip(values, rates, seconds)]
+            return [
+                v + step * r + (0 if a is None else step**2 / 2 * a)
+                for v, r, a in zip(values, rates, seconds, strict=True)
+            ]
 
         none = [None] * len(self.W)
         w2, b2 = (none, none) if acceleration is None else (acceleration.w, acceleration.b)
@@ -128,23 +132,32 @@ class Nets:
 
     @classmethod
     def build(
-        cls, kind: str, activation: Any = "tanh", loss: str = "cross-entropy", batch: int = 3, seed: int = 0, **options: Any
+        cls,
+        kind: str,
+        activation: Any = "tanh",
+        loss: str = "cross-entropy",
+        batch: int = 3,
+        seed: int = 0,
+        **options: Any,
     ) -> Net:
         """options: moving_input, depth, scale (of all parameters), widths (of an mlp)."""
         rng = np.random.default_rng([seed, batch, cls.KINDS.index(kind)])
         depth, scale = options.get("depth", DEPTH), options.get("scale", 1.0)
         if kind.startswith("mlp"):
-            widths = options.get("widths") or {
-                "mlp": (4, 7, 5, 3),
-                "mlp-residual": (5,) * (depth + 1),
-                "mlp-skips": (4, 6, 6, 3),
-            }[kind]
-            shapes = [(n, m) for m, n in zip(widths[:-1], widths[1:], strict=True)]
+            widths = (
+                options.get("widths")
+                or {
+                    "mlp": (4, 7, 5, 3),
+                    "mlp-residual": (5,) * (depth + 1),
+                    "mlp-skips": (4, 6, 6, 3),
+                }[kind]
+            )
+            shapes = [(n, m) for m, n in itertools.pairwise(widths)]
             sites = [(n,) for n in widths]
         else:
             channels = [2, 3, 1, 2] if kind == "tied-channels" else [2] * (depth + 1)
             head = (CELLS,) if kind.startswith("untied") else ()
-            shapes = [(*head, n, 3, m) for m, n in zip(channels[:-1], channels[1:], strict=True)]
+            shapes = [(*head, n, 3, m) for m, n in itertools.pairwise(channels)]
             sites = [(CELLS, c) for c in channels]
         fans = [np.sqrt(shape[1] if len(shape) == 2 else 3 * shape[-1]) for shape in shapes]
         draw = rng.standard_normal

@@ -52,11 +52,11 @@ def zeros(*shapes):
 @pytest.mark.parametrize(
     ("rule", "W", "b", "z0", "message"),
     [
-        (Rule(skip=0), zeros((4, 3), (2, 5)), zeros(4, 2), (3, 1), r"do not chain: W\[1\] \(2, 5\) .* z\[1\] of shape \(4,\)"),
+        (Rule(skip=0), zeros((4, 3), (2, 5)), zeros(4, 2), (3, 1), r"do not chain: W\[1\] .* z\[1\] of shape \(4,\)"),
         (Rule(skip=0), zeros((4, 3)), zeros(4), (2, 1), r"do not chain: W\[0\]"),
         (Rule(), zeros((4, 3)), zeros(4), (3, 1), r"skip s = 1 needs equal widths; use s = 0"),
         (Rule(), zeros((3, 3, 2)), zeros((5, 3)), (5, 2, 1), r"skip s = 1 needs equal widths"),
-        (Rule(), zeros((2, 3, 2)), zeros(2), (5, 2, 1), r"b\[0\].*shared along the width.*not invertible.*untie it to .*\(5, 2\)"),
+        (Rule(), zeros((2, 3, 2)), zeros(2), (5, 2, 1), r"b\[0\].*shared.*not invertible.*untie it to .*\(5, 2\)"),
         (Rule(), zeros((2, 3, 2)), zeros((1, 2)), (5, 2, 1), "shared along the width"),
         (Rule(), zeros((3, 3)), zeros(1), (3, 1), "shared along the width"),
         (Rule(), zeros((3, 3)), zeros((3, 3)), (3, 1), r"b\[0\] has shape \(3, 3\), but its layer needs \(3,\)"),
@@ -70,9 +70,9 @@ def zeros(*shapes):
         (Rule(), zeros((3, 3)), zeros(3), (3,), r"needs \(n, P\) or \(N, C, P\)"),
         (Rule(("tanh", "relu")), zeros((3, 3)), zeros(3), (3, 1), "activation: 2 values for 1 layers"),
         (Rule(skip=(1, 0)), zeros((3, 3)), zeros(3), (3, 1), "skip: 2 values for 1 layers"),
-        (Rule(padding="circular"), zeros((2, 13, 2)), zeros((5, 2)), (5, 2, 1), "reaches 6 cells but the lattice has 5"),
+        (Rule(padding="circular"), zeros((2, 13, 2)), zeros((5, 2)), (5, 2, 1), "6 cells but the lattice has 5"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused_in_one_line(rule, W, b, z0, message):
     with pytest.raises(InputError, match=message) as caught:
         neurons(rule, W, b, np.zeros(z0))

@@ -98,9 +98,7 @@ def test_round_trip_from_neurons_to_neurons(kind):
     z = neurons(rule, W, b, z0[..., :1]).z
     z = [site + (0.1 * np.cos(m + np.arange(site.size))).reshape(site.shape) for m, site in enumerate(z)]
     found, scales = biases(rule, W, z).b, operands(rule, W, z)[0]
-    single = [
-        neurons(Rule("tanh", rule.s(0)), [W[m]], [found[m]], z[m]).z[1] - z[m + 1] for m in range(0, depth, 8)
-    ]
+    single = [neurons(Rule("tanh", rule.s(0)), [W[m]], [found[m]], z[m]).z[1] - z[m + 1] for m in range(0, depth, 8)]
     assert worst_ratio(single, scales[::8]) <= 1e-15
     again = neurons(rule, W, found, z[0]).z
     error = [new - old for new, old in zip(again[1:], z[1:], strict=True)]

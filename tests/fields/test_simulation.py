@@ -13,6 +13,7 @@ from bbdfield.errors import InputError, NumericsError
 from bbdfield.fields import simulation
 from bbdfield.fields.simulation import FieldSystem, simulate
 from bbdfield.lattice.training import LatticeSystem, train
+from bbdfield.model.architecture import DYNAMICS
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
@@ -55,7 +56,7 @@ def stop_after(steps):
 
 @TIES
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("dynamics", ["sgd", "flow"])
+@pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_euler_on_the_lattices_grid_is_the_lattice(tmp_path, signals, problems, tied, padding, dynamics):
     """Order 0, n_x = M, n_y = N: the field equations are the lattice's, so 20 steps agree to rounding."""
     lattice = problems.lattice(tied=tied, padding=padding)
@@ -274,7 +275,15 @@ def test_prediction_knows_nothing_of_the_lattices_later_snapshots(tmp_path, sign
 
 @pytest.mark.parametrize(
     ("dynamics", "scheme", "killed_after"),
-    [("sgd", "rk4", 1), ("sgd", "rk4", 7), ("sgd", "midpoint", 10), ("sgd", "euler", 19), ("flow", "euler", 7)],
+    [
+        ("sgd", "rk4", 1),
+        ("sgd", "rk4", 7),
+        ("sgd", "midpoint", 10),
+        ("sgd", "euler", 19),
+        ("flow", "euler", 7),
+        ("heavy-ball", "euler", 13),
+        ("leapfrog", "midpoint", 7),
+    ],
 )
 def test_run_stopped_and_resumed_is_the_run(tmp_path, signals, problems, dynamics, scheme, killed_after):
     lattice, training = problems.lattice(), problems.training(dynamics=dynamics, snapshot_every=5)

@@ -168,9 +168,7 @@ def test_adjoints_of_width_operator_and_padding(padding, tied, reach):
     assert abs(left - right) <= 1e-13 * np.linalg.norm(u) * np.linalg.norm(g)
 
 
-@pytest.mark.parametrize(
-    "padding, mode", [("zeros", "constant"), ("circular", "wrap"), ("reflect", "symmetric")]
-)
+@pytest.mark.parametrize("padding, mode", [("zeros", "constant"), ("circular", "wrap"), ("reflect", "symmetric")])
 @pytest.mark.parametrize("reach", [0, 2, 5])
 def test_padding_is_that_of_numpy(padding, mode, reach):
     values = np.random.default_rng(0).standard_normal((5, 2, 3))
@@ -204,9 +202,7 @@ def test_results_do_not_depend_on_earlier_calls():
     """The work arrays are reused: neither results handed out nor later ones may feel it."""
     rng = np.random.default_rng(6)
     w, b, r = parameters(rng, tied=False)
-    samples = {
-        size: (rng.standard_normal((8, 3, size)), rng.standard_normal((size, 3))) for size in (4, 2, 5)
-    }
+    samples = {size: (rng.standard_normal((8, 3, size)), rng.standard_normal((size, 3))) for size in (4, 2, 5)}
 
     def fresh():
         return Network(get_activation("gelu"), get_loss("mean-square"), "circular", 1 / 8)

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.lattice import training as training_module
@@ -15,7 +16,7 @@ from bbdfield.model.activations import get_activation
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import learning_rates, to_lattice
+from bbdfield.model.scalings import heavy_ball_of, inertia, learning_rates, to_lattice
 from bbdfield.storage import Trajectory, content_digest
 
 
@@ -71,6 +72,72 @@ def test_large_batches_are_summed_over_chunks(monkeypatch, signals, problems):
     for a, b in zip(whole, in_parts, strict=True):
         np.testing.assert_allclose(b, a, rtol=0, atol=1e-13 * np.abs(a).max())
     np.testing.assert_allclose(system.logits(signals.x), logits, rtol=0, atol=1e-14)
+
+
+def test_heavy_ball_is_torch_sgd_with_momentum(signals, problems):
+    """PyTorch's SGD(lr, momentum), with (lr, β) = (h²/μ, e^{−γh}) per group, moves the parameters in the same way."""
+    lattice = problems.lattice()
+    training = problems.training(dynamics="heavy-ball", damping=0.7, step=0.8)
+    system = make_system(signals, lattice, training)
+    mu = inertia(lattice, training)
+    parameters = {
+        name: torch.tensor(value, requires_grad=True) for name, value in system.state().items() if name in mu_of(mu)
+    }
+    groups = []
+    for name, value in mu_of(mu).items():
+        rate, momentum = heavy_ball_of(value, 0.7, 0.8)
+        groups.append({"params": [parameters[name]], "lr": rate, "momentum": momentum})
+    optimizer = torch.optim.SGD(groups)
+    for k in range(6):
+        arrays = tuple(parameters[name].detach().numpy().copy() for name in ("w", "b", "r"))
+        _, gradients = system.gradient(arrays, system.boundary.batch(k))
+        for name, gradient in zip(("w", "b", "r"), gradients, strict=True):
+            parameters[name].grad = torch.tensor(gradient)
+        optimizer.step()
+        system.step(k)
+    for name, value in parameters.items():
+        np.testing.assert_allclose(system.state()[name], value.detach().numpy(), rtol=0, atol=1e-13)
+
+
+def mu_of(mu):
+    return {"w": mu.w, "b": mu.b, "r": mu.r}
+
+
+@pytest.mark.parametrize(("dynamics", "order"), [("heavy-ball", 1), ("leapfrog", 2)])
+def test_damped_training_has_the_declared_order(signals, problems, fitted_order, dynamics, order):
+    """To t = 1 on one fixed minibatch, against a step 16 times finer."""
+
+    def end(steps):
+        training = problems.training(dynamics=dynamics, steps=steps, step=1 / steps, rates=(2.0, 0.5, 1.0), damping=2.0)
+        system = make_system(signals, problems.lattice(), training)
+        fixed = system.boundary.sample_index[0]
+        object.__setattr__(system.boundary, "sample_index", np.tile(fixed, (steps, 1)))
+        for k in range(steps):
+            system.step(k)
+        return np.concatenate([part.ravel() for part in (*system.u, *system.v)])
+
+    reference, sizes = end(512), [8, 16, 32]
+    errors = [np.linalg.norm(end(n) - reference) for n in sizes]
+    assert fitted_order([1 / n for n in sizes], errors) == pytest.approx(order, abs=0.1)
+
+
+def test_large_damping_is_the_overdamped_limit(signals, problems):
+    """With γ → ∞ at fixed η the second-order dynamics becomes ∂_t θ = −η ∂ℓ/∂θ; the difference falls as 1/γ."""
+
+    def end(**changes):
+        training = problems.training(steps=4000, step=1 / 4000, batch=8, **changes)
+        system = make_system(signals, problems.lattice(depth=3), training)
+        fixed = system.boundary.sample_index[0]
+        object.__setattr__(system.boundary, "sample_index", np.tile(fixed, (4000, 1)))
+        for k in range(400):
+            system.step(k)
+        return system.state()["w"]
+
+    overdamped = end()
+    errors = [
+        np.linalg.norm(end(dynamics="leapfrog", damping=damping) - overdamped) for damping in (50.0, 100.0, 200.0)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(2, abs=0.3) and errors[1] / errors[2] == pytest.approx(2, abs=0.3)
 
 
 def test_training_lowers_the_loss_of_the_flow_at_every_step(tmp_path, signals, problems):

@@ -63,9 +63,7 @@ def test_means_over_the_batch_are_those_of_torch():
     rng = np.random.default_rng(4)
     logits, p = rng.standard_normal((SAMPLES, OUTPUTS)), rng.dirichlet(np.ones(OUTPUTS), SAMPLES)
     f = torch.tensor(logits)
-    assert get_loss("mean-square").value(logits, p) == pytest.approx(
-        F.mse_loss(f, torch.tensor(p)).item(), rel=1e-14
-    )
+    assert get_loss("mean-square").value(logits, p) == pytest.approx(F.mse_loss(f, torch.tensor(p)).item(), rel=1e-14)
     kl = F.kl_div(F.log_softmax(f, dim=1), torch.tensor(p), reduction="batchmean").item()
     assert get_loss("kl-divergence").value(logits, p) == pytest.approx(kl, rel=1e-13)
 

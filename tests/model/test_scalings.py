@@ -5,9 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bbdfield.errors import InputError
 from bbdfield.model.architecture import Rates
 from bbdfield.model.initial import InitialFields
-from bbdfield.model.scalings import LatticeState, learning_rates, to_field, to_lattice, units
+from bbdfield.model.scalings import (
+    LatticeState,
+    heavy_ball_of,
+    inertia,
+    inertia_of,
+    learning_rates,
+    to_field,
+    to_lattice,
+    units,
+)
 from solvers.grids import Grid
 
 TIES = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
@@ -75,3 +85,26 @@ def test_learning_rates_follow_the_table(problems, tied):
     base = at(6, 10)
     np.testing.assert_allclose(at(12, 10) / base, [1 / 2, 1 / 2, 1], rtol=1e-14)
     np.testing.assert_allclose(at(6, 30) / base, [1 / 3 if tied else 1, 3, 1], rtol=1e-14)
+
+
+@TIES
+def test_inertia_follows_the_table(problems, tied):
+    """W tied μ̂/(a_x a_y), W untied μ̂/a_x, b μ̂ a_y/a_x, R μ̂, with μ̂ = 1/(η̂γ)."""
+    lattice = problems.lattice(tied=tied, length_x=2.0, length_y=3.0, radius=0.75)
+    training = problems.training(dynamics="heavy-ball", damping=0.4, rates=(2.0, 0.5, 0.0))
+    mu = inertia(lattice, training)
+    a_x, a_y = lattice.a_x, lattice.a_y
+    assert mu.w == pytest.approx(1 / (2.0 * 0.4) / (a_x * a_y if tied else a_x), rel=1e-14)
+    assert mu.b == pytest.approx(1 / (0.5 * 0.4) * a_y / a_x, rel=1e-14)
+    assert mu.r == np.inf
+    with pytest.raises(InputError, match="no inertia"):
+        inertia(lattice, problems.training())
+
+
+def test_heavy_ball_and_inertia_convert_both_ways():
+    rate, momentum = heavy_ball_of(mu=3.0, damping=0.7, step=0.25)
+    assert (rate, momentum) == pytest.approx((0.25**2 / 3, np.exp(-0.175)), rel=1e-15)
+    assert inertia_of(rate, momentum, 0.25) == pytest.approx((3.0, 0.7), rel=1e-14)
+    for bad in ((0.1, 0.0, 1.0), (0.1, 1.0, 1.0), (0.0, 0.9, 1.0), (0.1, 0.9, 0.0)):
+        with pytest.raises(InputError, match="0 < momentum < 1"):
+            inertia_of(*bad)
