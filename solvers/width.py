@@ -21,7 +21,7 @@ from solvers.padding import fold, pad
 Array = Any
 
 #: from this many taps on the transform beats the direct sum (8 channels, 32 samples, one core; see docs/performance.md)
-FFT_FROM_TAPS = 64
+FFT_FROM_TAPS = 32
 
 
 def _windows(xp: Any, padded: Array, taps: int) -> Array:

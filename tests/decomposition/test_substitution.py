@@ -133,6 +133,12 @@ def test_a_wrong_slope_is_noticed_by_the_round_trip_of_other_velocities(nets):
     assert np.abs(got[0] - net.bdot[0]).max() < 1e-14
 
 
+def test_errors_where_there_is_no_operand_are_infinite():
+    here = [np.array([1.0, 0.0])]
+    assert worst_ratio([np.array([0.5, 0.0])], here) == 0.5
+    assert worst_ratio([np.array([0.5, 1e-300])], here) == np.inf
+
+
 def test_missing_velocities_and_lost_samples_are_refused(nets):
     net = nets.build("mlp")
     z, zdot = net.naive()

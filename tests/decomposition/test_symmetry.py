@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,21 @@ def test_a_full_mask_is_a_narrower_layer(skip):
         cut = type(fields)(fields.W[:3, :3], fields.Wdot[:3, :3], fields.z[:3], fields.zdot[:3], fields.z_next_dot[:3])
         assert density(layers[0], fields) == pytest.approx(density(plain, cut), rel=1e-13)
         assert density(layers[3], fields) > density(plain, cut)
+
+
+@pytest.mark.parametrize(("shape", "skip"), CASES)
+def test_removed_neurons_are_felt_by_neither_neighbour(shape, skip):
+    """Width broken fully: what the removed half of a site does has no effect, through weights or skip."""
+    layers = broken(repeating(shape, skip), "width", 1.0, at=2)
+    (fields,) = configurations(layers, 1)
+    half = len(fields.z) // 2
+    before, after = fields.z_next_dot.copy(), (fields.z.copy(), fields.zdot.copy())
+    before[half:] += 1.0
+    after[0][half:] += 1.0
+    after[1][half:] += 1.0
+    assert density(layers[1], replace(fields, z_next_dot=before)) == density(layers[1], fields)
+    assert density(layers[2], replace(fields, z=after[0], zdot=after[1])) == density(layers[2], fields)
+    assert density(layers[3], replace(fields, z=after[0], zdot=after[1])) != density(layers[3], fields)
 
 
 @pytest.mark.parametrize("tied", [True, False])
