@@ -304,17 +304,16 @@ class OutputSection(_Section):
     figures: Annotated[bool, _FLAG] = True
 
 
-class StudyConfig(_Section):
-    """A checked study. Sections whose name is also that of a method carry an underscore: ``config.lattice.depth``."""
+class AnyStudy(_Section):
+    """What every kind of study configures: data, network, initial fields, training, output."""
 
-    kind: Annotated[str, _choice(("continuum",), "kind")]
+    kind: Annotated[str, _choice(lambda: tuple(CONFIGS), "kind")]
     title: Annotated[str, PlainValidator(_text)] = ""
     seed: Annotated[int, _whole(0, 2**63 - 1)] = 0
     data: DataSection = Field(default_factory=lambda: DataSection(name="mnist1d"))
     lattice: LatticeSection
     initial: InitialSection = Field(default_factory=InitialSection)
     training: TrainingSection
-    field: FieldSection = Field(default_factory=FieldSection)
     output: OutputSection = Field(default_factory=OutputSection)
 
     def rungs(self) -> list[tuple[int, int]]:
@@ -367,11 +366,10 @@ class StudyConfig(_Section):
         """The random initial fields: the same functions for every rung."""
         return InitialFields(lattice, self.seed, **self.initial.model_dump())
 
-    def field_grid(self, depth: int, width: int, refined: bool = False) -> Grid:
-        """The solver's grid for one rung, or the finer one of the grid check."""
-        keys = self.field
-        n_x, n_y = (size if isinstance(n, str) else n for n, size in ((keys.n_x, depth), (keys.n_y, width)))
-        return Grid(n_x * keys.refine_x, n_y * keys.refine_y) if refined else Grid(n_x, n_y)
+    def grids(self) -> Iterator[tuple[str, Grid]]:
+        """Every grid of the study with the key that made it."""
+        for depth, width in self.rungs():
+            yield "lattice.width", Grid(depth, width)
 
     def compression(self) -> str | None:
         """As the trajectory writer wants it."""
@@ -415,7 +413,29 @@ class StudyConfig(_Section):
         return config
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+class StudyConfig(AnyStudy):
+    """kind = "continuum": field theory against lattice, with a ladder in depth or width."""
+
+    field: FieldSection = Field(default_factory=FieldSection)
+
+    def field_grid(self, depth: int, width: int, refined: bool = False) -> Grid:
+        """The solver's grid for one rung, or the finer one of the grid check."""
+        keys = self.field
+        n_x, n_y = (size if isinstance(n, str) else n for n, size in ((keys.n_x, depth), (keys.n_y, width)))
+        return Grid(n_x * keys.refine_x, n_y * keys.refine_y) if refined else Grid(n_x, n_y)
+
+    def grids(self) -> Iterator[tuple[str, Grid]]:
+        yield from super().grids()
+        for depth, width in self.rungs():
+            yield ("lattice.width" if self.field.n_y == "lattice" else "field.n_y"), self.field_grid(depth, width)
+            yield "field.refine_y", self.field_grid(depth, width, refined=True)
+
+
+#: kind -> its configuration
+CONFIGS: dict[str, type[AnyStudy]] = {"continuum": StudyConfig}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
     """Read and check a study.
 
     Parameters
@@ -443,7 +463,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 def parse_config(
     text: str, where: str = "configuration", folder: Path | None = None, overrides: Sequence[str] = ()
-) -> StudyConfig:
+) -> AnyStudy:
     """`load_config` of a text instead of a file."""
     try:
         table = tomllib.loads(text)
@@ -452,7 +472,9 @@ def parse_config(
         raise InputError(f"{where}: not valid TOML: {reason}") from None
     for override in overrides:
         _override(table, override)
-    return StudyConfig.from_table(table, where, folder)
+    kind = table.get("kind")
+    model = CONFIGS.get(kind, StudyConfig) if isinstance(kind, str) else StudyConfig
+    return model.from_table(table, where, folder)
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -536,7 +558,7 @@ _EXAMPLES = {
 # ---- combinations that cannot work
 
 
-def _impossible(config: StudyConfig) -> Iterator[str]:
+def _impossible(config: AnyStudy) -> Iterator[str]:
     """What is wrong although every key by itself is right; nothing large is computed here."""
     keys, training = config.lattice, config.training
     if len(_listed(keys.depth)) > 1 and len(_listed(keys.width)) > 1:
@@ -562,17 +584,9 @@ def _impossible(config: StudyConfig) -> Iterator[str]:
     yield from _wrong_data(config)
 
 
-def _grids(config: StudyConfig) -> Iterator[tuple[str, Grid]]:
-    """Every grid of the study with the key that made it."""
-    for depth, width in config.rungs():
-        yield "lattice.width", Grid(depth, width)
-        yield ("lattice.width" if config.field.n_y == "lattice" else "field.n_y"), config.field_grid(depth, width)
-        yield "field.refine_y", config.field_grid(depth, width, refined=True)
-
-
-def _wrong_grids(config: StudyConfig) -> Iterator[str]:
+def _wrong_grids(config: AnyStudy) -> Iterator[str]:
     radius, seen = config._kernel.radius, set()
-    for key, grid in _grids(config):
+    for key, grid in config.grids():
         if grid.n_y in seen:
             continue
         seen.add(grid.n_y)
@@ -586,10 +600,10 @@ def _wrong_grids(config: StudyConfig) -> Iterator[str]:
             yield f"{where}: {error}{hint}"
 
 
-def _too_large(config: StudyConfig) -> Iterator[str]:
+def _too_large(config: AnyStudy) -> Iterator[str]:
     keys, training, initial = config.lattice, config.training, config.initial
     radius, channels, tied = config._kernel.radius, keys.channels, keys.weights == "tied"
-    for _, grid in _grids(config):
+    for _, grid in config.grids():
         taps = 2 * grid.half_width(radius) + 1
         weights = grid.n_x * taps * channels**2 * (1 if tied else grid.n_y)
         states = (grid.n_x + 1) * grid.n_y * channels * max(training.probe, min(training.batch, 256))
@@ -608,7 +622,7 @@ def _too_large(config: StudyConfig) -> Iterator[str]:
         yield f"initial.correlation_x: such rough fields take {drawn:.1e} random coefficients; give longer correlations"
 
 
-def _wrong_data(config: StudyConfig) -> Iterator[str]:
+def _wrong_data(config: AnyStudy) -> Iterator[str]:
     key = "data.name" if config.data.file is None else "data.file"
     try:
         data = config.dataset()
@@ -631,7 +645,7 @@ def _wrong_data(config: StudyConfig) -> Iterator[str]:
                 break
     if data.width < 4:
         try:
-            for _, grid in _grids(config):
+            for _, grid in config.grids():
                 on_cells(data.x[:1], grid.n_y)
         except InputError as error:
             yield f"{key}: {error}"

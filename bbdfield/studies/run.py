@@ -1,120 +1,72 @@
-"""One study, from configuration to report.
+"""One study: from a configuration to a finished run directory, whatever the kind.
 
-    config -> data -> lattice of every rung -> field of every order (and on a finer grid) -> scores -> figures -> report
+    check -> prepare the directory -> compute -> scores.json -> figures -> report.html
 
-Lattices and fields are independent jobs: a field is computed from the configuration alone (the initial fields and the
-boundary that it implies), never from a lattice's file. They run in parallel processes with one BLAS thread each,
-which changes no bit of the result.
+What is computed stands in one module per kind (`KINDS`); here is what they have in common.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
-import multiprocessing
 import os
 import platform
 import shlex
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from bbdfield._version import __version__
-from bbdfield.comparison.orders import fit_order
-from bbdfield.comparison.scores import Score, compare, grid_change
 from bbdfield.errors import InputError
-from bbdfield.fields.simulation import simulate
-from bbdfield.lattice.sharpness import check_training_step, stability_limit
-from bbdfield.lattice.training import LatticeSystem, train
-from bbdfield.model.boundary import Boundary
-from bbdfield.model.run import Run
-from bbdfield.model.scalings import to_lattice
 from bbdfield.storage import git_revision
-from bbdfield.studies.config import StudyConfig
-from solvers.backends import get_backend
-from solvers.grids import Grid
+from bbdfield.studies.config import AnyStudy
 
 JobProgress = Callable[[str, int, int, float], None]
-QUANTITIES = ("z", "w", "b", "loss")
+#: kind -> module with the functions of `Kind`
+KINDS = {"continuum": "bbdfield.studies.continuum"}
 OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures")
 
 
 @dataclass(frozen=True)
-class Job:
-    """One trajectory to compute: a lattice (order None) or a field of some order on some grid."""
+class Session:
+    """What a computation is told besides its configuration.
 
-    depth: int
-    width: int
-    order: int | None = None
-    n_x: int = 0
-    n_y: int = 0
+    workers : processes; 1 = this process only.  report : called with (job, steps done, steps in all, loss).
+    say : takes one line per stage.
+    """
 
-    @property
-    def filename(self) -> str:
-        if self.order is None:
-            return f"lattice-M{self.depth:03d}-N{self.width:03d}.h5"
-        if self.order == 0:  # does not know a_x: one field for all depths
-            return f"field-order0-{self.n_x}x{self.n_y}.h5"
-        return f"field-order{self.order}-M{self.depth:03d}-{self.n_x}x{self.n_y}.h5"
-
-    @property
-    def label(self) -> str:
-        if self.order is None:
-            return f"lattice M={self.depth} N={self.width}"
-        of = f" M={self.depth}" if self.order else ""
-        return f"field order {self.order}{of} on {self.n_x}x{self.n_y}"
-
-    @property
-    def cost(self) -> int:
-        """Rough relative cost, to start the longest jobs first."""
-        if self.order is None:
-            return self.depth * self.width
-        return 4 * (2 + 3 * self.order) * self.n_x * self.n_y
+    workers: int
+    report: JobProgress | None
+    say: Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """All jobs of a study: lattices[rung], fields[(order, rung)] and, if asked for, refined[(order, rung)]."""
+class Kind(Protocol):
+    """The functions of a kind's module."""
 
-    lattices: list[Job]
-    fields: dict[tuple[int, int], Job]
-    refined: dict[tuple[int, int], Job]
+    def check(self, config: Any) -> str:
+        """Refuse (InputError) what cannot work, before anything is written; returns what will run it, in words."""
 
-    @classmethod
-    def of(cls, config: StudyConfig) -> Plan:
-        rungs = config.rungs()
-        fields, refined = {}, {}
-        for order in config.field.orders:
-            for rung, (depth, width) in enumerate(rungs):
-                # order 0 is the same field for every rung, so the first rung stands for all
-                describes = (depth, width) if order else rungs[0]
-                grid = config.field_grid(depth, width)
-                fields[order, rung] = Job(*describes, order, grid.n_x, grid.n_y)
-                fine = config.field_grid(depth, width, refined=True)
-                if fine != grid:
-                    refined[order, rung] = Job(*describes, order, fine.n_x, fine.n_y)
-        return cls([Job(depth, width) for depth, width in rungs], fields, refined)
+    def compute(self, config: Any, out: Path, session: Session) -> tuple[dict[str, Any], Any]:
+        """Compute, or continue, in `out`: (content of scores.json, whatever `draw` needs). Bitwise reproducible."""
 
-    def jobs(self) -> list[Job]:
-        """Each job once, longest first."""
-        unique = dict.fromkeys((*self.lattices, *self.fields.values(), *self.refined.values()))
-        by_file = {job.filename: job for job in reversed(list(unique))}
-        return sorted(by_file.values(), key=lambda job: -job.cost)
+    def draw(self, config: Any, out: Path, scores: dict[str, Any], details: Any) -> None:
+        """Write figures/*.png."""
+
+
+def kind_of(config: AnyStudy) -> Kind:
+    module: Any = importlib.import_module(KINDS[config.kind])
+    return module
 
 
 def run_study(
-    config: StudyConfig,
+    config: AnyStudy,
     out: Path,
     *,
     overwrite: bool = False,
@@ -129,7 +81,7 @@ def run_study(
     ----------
     overwrite : replace the results of an earlier study in `out`.
     resume : continue an interrupted study; harmless on a finished one.
-    workers : processes (default: one per CPU, at most one per job); 1 runs everything in this process.
+    workers : processes (default: one per CPU); 1 runs everything in this process.
     report_progress : called with (job, steps done, steps in all, loss).
     say : gets one line per stage (default: standard error); all lines also go to log.txt.
 
@@ -140,13 +92,8 @@ def run_study(
     NumericsError
         when a computation ceases to be finite; finished files are kept.
     """
-    plan = Plan.of(config)
-    dataset = config.dataset()
-    training, (depth, width) = config.training_plan(), config.rungs()[0]  # refuse what can be refused before writing
-    coarsest = config.lattice_at(depth, width)
-    start = to_lattice(config.initial_fields(coarsest).on(coarsest.grid, coarsest))
-    sharp = check_training_step(LatticeSystem(coarsest, Boundary.draw(dataset, coarsest, training), start))
-    backend = get_backend(config.field.backend)
+    kind = kind_of(config)
+    device = kind.check(config)
     _prepare(out, config, overwrite=overwrite, resume=resume)
     handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -161,21 +108,16 @@ def run_study(
 
     try:
         started = time.time()
-        _write_run_json(out, started, None, backend.description)
-        jobs = plan.jobs()
-        workers = max(1, min(workers or os.cpu_count() or 1, len(jobs)))
-        count, limit = len(plan.lattices), stability_limit(training)
-        tell(f"{count} lattices and {len(jobs) - count} fields; {backend.description}; {workers} processes")
-        tell(f"training step: τ λ_max = {sharp:.3g} at the start (steps are stable up to {limit:.3g})")
-        _compute(jobs, config, out, workers, report_progress, tell)
-        tell("comparing")
-        with threadpool_limits(1):
-            scores, details = score_study(config, plan, out)
+        _write_run_json(out, started, None, device)
+        tell(device)
+        session = Session(workers or os.cpu_count() or 1, report_progress, tell)
+        scores, details = kind.compute(config, out, session)
         _write_atomically(out / "scores.json", json.dumps(scores, indent=1, allow_nan=False) + "\n")
         if config.output.figures:
             tell("drawing")
-            _draw(config, plan, out, scores, details)
-        _write_run_json(out, started, time.time(), backend.description)
+            (out / "figures").mkdir(exist_ok=True)
+            kind.draw(config, out, scores, details)
+        _write_run_json(out, started, time.time(), device)
         if config.output.figures:
             from bbdfield.studies.report import write_report
 
@@ -189,7 +131,7 @@ def run_study(
 # the run directory
 
 
-def _prepare(out: Path, config: StudyConfig, *, overwrite: bool, resume: bool) -> None:
+def _prepare(out: Path, config: AnyStudy, *, overwrite: bool, resume: bool) -> None:
     text = config.to_toml()
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; choose another directory with --out")
@@ -205,7 +147,7 @@ def _prepare(out: Path, config: StudyConfig, *, overwrite: bool, resume: bool) -
             raise InputError(f"{out}: exists already; choose another directory, or --overwrite or --resume it")
         if not ours:
             raise InputError(f"{out}: is not a study's directory, so it is not overwritten; choose another one")
-        for path in [*(out / name for name in OUTPUTS), *out.glob("lattice-*.h5*"), *out.glob("field-*.h5*")]:
+        for path in [*(out / name for name in OUTPUTS), *out.glob("*.h5"), *out.glob("*.h5.part")]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -246,211 +188,3 @@ def _write_run_json(out: Path, started: float, finished: float | None, device: s
         "device": device,
     }
     _write_atomically(out / "run.json", json.dumps(record, indent=1) + "\n")
-
-
-# computing the trajectories
-
-
-def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, int, float], None] | None) -> None:
-    """Compute one trajectory, or continue it; a finished one is left as it is."""
-    path = out / job.filename
-    lattice, training = config.lattice_at(job.depth, job.width), config.training_plan()
-    initial = config.initial_fields(lattice)
-    options: dict[str, Any] = {"resume": True, "compression": config.compression(), "progress": progress}
-    dataset = config.dataset()
-    if job.order is None:
-        run = train(lattice, dataset, training, initial=initial, out=path, **options)
-    else:
-        grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
-        run = simulate(
-            initial.on(grid, lattice),
-            Boundary.draw(dataset, lattice, training),
-            order=job.order,
-            depth_scheme=config.field.depth_scheme,
-            backend=config.field.backend,
-            out=path,
-            **options,
-        )
-    run.close()
-
-
-_reports: Any = None  # in a worker: where progress goes
-
-
-def _start_worker(reports: Any) -> None:
-    global _reports
-    _reports = reports
-    threadpool_limits(1)
-
-
-def _work(job: Job, config: StudyConfig, out: Path) -> None:
-    parent = multiprocessing.parent_process()
-
-    def progress(done: int, total: int, loss: float) -> None:
-        if parent is not None and not parent.is_alive():  # killed: stop, or two studies would write into one directory
-            raise KeyboardInterrupt
-        if done % 5 == 0 or done == total:
-            _reports.put((job.label, done, total, loss))
-
-    run_job(job, config, out, progress)
-
-
-@contextmanager
-def _workers_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group, but this process alone decides: children started here inherit
-    "ignore".
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _compute(
-    jobs: Iterable[Job],
-    config: StudyConfig,
-    out: Path,
-    workers: int,
-    report: JobProgress | None,
-    tell: Callable[[str], None],
-) -> None:
-    if workers == 1:
-        with threadpool_limits(1):
-            for job in jobs:
-                tell(job.label)
-                run_job(job, config, out, None if report is None else _labelled(report, job.label))
-        return
-    context = multiprocessing.get_context("spawn")  # fork after threads have started would deadlock numerical libraries
-    reports = context.Queue()
-    listener = threading.Thread(target=_listen, args=(reports, report), daemon=True)
-    listener.start()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
-    try:
-        with _workers_ignore_interrupts():
-            futures = [pool.submit(_work, job, config, out) for job in jobs]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-    except BaseException:
-        # Workers would finish their jobs first; what they have recorded is on disk already.
-        for process in multiprocessing.active_children():
-            process.terminate()
-        reports.cancel_join_thread()  # a worker may have died with the queue's lock
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        reports.put(None)
-        listener.join(timeout=5)
-
-
-def _labelled(report: JobProgress, label: str) -> Callable[[int, int, float], None]:
-    return lambda done, total, loss: report(label, done, total, loss)
-
-
-def _listen(reports: Any, report: JobProgress | None) -> None:
-    while (message := reports.get()) is not None:
-        if report:
-            report(*message)
-
-
-# scoring
-
-Details = dict[tuple[int, int], Score]
-
-
-def score_study(config: StudyConfig, plan: Plan, out: Path) -> tuple[dict[str, Any], Details]:
-    """Compare all files of a study; bitwise reproducible, so no times, paths or versions in here."""
-    details: Details = {}
-    rungs: list[dict[str, Any]] = []
-    lattices: list[dict[str, Any]] = []
-    for rung, lattice_job in enumerate(plan.lattices):
-        with Run(out / lattice_job.filename) as run:
-            window = min(config.training.snapshot_every, run.loss.size)
-            lattices.append(
-                {
-                    "depth": lattice_job.depth,
-                    "width": lattice_job.width,
-                    "train_loss": float(np.mean(run.loss[-window:])),
-                    "test_accuracy": _number(run.evaluation["test_accuracy"][-1]),
-                }
-            )
-            for order in config.field.orders:
-                with Run(out / plan.fields[order, rung].filename) as sim:
-                    score = compare(sim, run)
-                    change = None
-                    if (order, rung) in plan.refined:
-                        with Run(out / plan.refined[order, rung].filename) as fine:
-                            change = grid_change(sim, fine, run)
-                details[order, rung] = score
-                rungs.append(
-                    {
-                        "depth": lattice_job.depth,
-                        "width": lattice_job.width,
-                        "a_x": run.lattice.a_x,
-                        "a_y": run.lattice.a_y,
-                        "order": order,
-                        "n_x": plan.fields[order, rung].n_x,
-                        "n_y": plan.fields[order, rung].n_y,
-                        "error": score.error,
-                        "max_error": score.max_error,
-                        "error_over_movement": score.error_over_movement,
-                        "grid_error": max(change.values()) if change else None,
-                        "grid_error_by": change,
-                        "horizon": score.horizon,
-                        "test_accuracy_field": _number(score.test_accuracy["field"][-1]),
-                    }
-                )
-    return {
-        "kind": config.kind,
-        "title": config.title,
-        "rungs": rungs,
-        "fitted_against": config.fitted_against(),
-        **fit_ladder(rungs, config.fitted_against(), list(config.field.orders)),
-        "lattice": lattices,
-    }, details
-
-
-def fit_ladder(rungs: list[dict[str, Any]], against: str | None, orders: list[int]) -> dict[str, Any]:
-    """fitted_order, fitted_order_ci and local_orders of each quantity; empty without a ladder, None where nothing can
-    be fitted.
-    """
-    fitted: dict[str, dict[str, Any]] = {"fitted_order": {}, "fitted_order_ci": {}, "local_orders": {}}
-    if against is None:
-        return fitted
-    for order in orders:
-        mine = [rung for rung in rungs if rung["order"] == order]
-        for key in fitted:
-            fitted[key][str(order)] = {}
-        for name in QUANTITIES:
-            try:
-                fit = fit_order([rung[against] for rung in mine], [rung["error"][name] for rung in mine])
-            except InputError:
-                slope, interval, local = None, None, None
-            else:
-                slope, interval, local = fit.order, list(fit.ci) if fit.ci else None, fit.local
-            fitted["fitted_order"][str(order)][name] = slope
-            fitted["fitted_order_ci"][str(order)][name] = interval
-            fitted["local_orders"][str(order)][name] = local
-    return fitted
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _draw(config: StudyConfig, plan: Plan, out: Path, scores: dict[str, Any], details: Details) -> None:
-    from bbdfield.studies.figures import write_figures
-
-    lattices = [Run(out / job.filename) for job in plan.lattices]
-    fields = {key: Run(out / job.filename) for key, job in plan.fields.items()}
-    try:
-        write_figures(
-            out, lattices, fields, [(order, rung, score) for (order, rung), score in details.items()], scores, config
-        )
-    finally:
-        for run in (*lattices, *fields.values()):
-            run.close()

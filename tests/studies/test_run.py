@@ -10,7 +10,8 @@ import pytest
 
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.studies.config import StudyConfig, parse_config
-from bbdfield.studies.run import Plan, run_study
+from bbdfield.studies.continuum import Plan
+from bbdfield.studies.run import run_study
 
 SMALL = """
 kind = "continuum"
