@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bbdfield.model.run import Run
+    from bbdfield.studies.config import AnyStudy
 
 EXIT_INPUT, EXIT_NUMERICS, EXIT_INTERRUPTED = 2, 3, 130
 QUANTITIES = ("z", "w", "b", "loss")
@@ -217,11 +218,13 @@ def _print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    # The title by itself: above a narrow table it would be broken to the table's width.
+    _console().print(Text(title, style="bold"), soft_wrap=True)
     _console().print(table)
 
 
@@ -313,44 +316,28 @@ def run(
     if as_json:
         _print_json(scores)
     else:
-        print_scores(scores, out)
+        print_scores(study, scores, out)
 
 
-def print_scores(scores: dict[str, Any], out: Path) -> None:
-    """Tables of a study's scores, and where its report is."""
-    accuracy = {(entry["depth"], entry["width"]): entry["test_accuracy"] for entry in scores["lattice"]}
-    rows = [
-        [
-            str(rung["depth"]),
-            str(rung["width"]),
-            str(rung["order"]),
-            *(_format(rung["error"][name]) for name in QUANTITIES),
-            *(_format(rung["error_over_movement"][name]) for name in ("w", "b")),
-            _format(rung["grid_error"]),
-            "never" if rung["horizon"] is None else f"{rung['horizon']:g}",
-            _format(accuracy[rung["depth"], rung["width"]], ".3f"),
-            _format(rung["test_accuracy_field"], ".3f"),
-        ]
-        for rung in scores["rungs"]
-    ]
-    columns = ["depth", "width", "order", *QUANTITIES, "w/moved", "b/moved", "grid", "horizon", "acc. lattice", "field"]
-    title = f"{scores['title'] or scores['kind']}: relative errors of the field"
-    _print_table(title, columns, rows)
-    if scores["fitted_order"]:
-        rows = []
-        for order, fits in scores["fitted_order"].items():
-            intervals = scores["fitted_order_ci"][order]
-            rows.append([order, *(_fit(fits[name], intervals[name]) for name in QUANTITIES)])
-        against = scores["fitted_against"]
-        _print_table(f"Fitted order of convergence in {against}, 95 % interval", ["order", *QUANTITIES], rows)
+def print_scores(study: AnyStudy, scores: dict[str, Any], out: Path) -> None:
+    """Tables of a study's scores, what they say, and where its report is."""
+    import tomllib
+
+    from bbdfield.studies.run import kind_of
+
+    description = kind_of(study.kind).describe(tomllib.loads(study.to_toml()), scores)
+    for i, table in enumerate(description.tables):
+        rows = [[cell if isinstance(cell, str) else _shown(cell) for cell in row] for row in table.rows]
+        title = table.title if i else f"{study.title or study.kind}: {table.title}"
+        _print_table(title, table.head, rows)
+    if description.message:
+        _console().print(description.message, soft_wrap=True)
     report = out / "report.html"
     click.echo(f"report: {report}" if report.is_file() else f"results: {out}")
 
 
-def _fit(order: float | None, interval: Sequence[float] | None) -> str:
-    if order is None:
-        return "-"
-    return f"{order:.2f}" if interval is None else f"{order:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
+def _shown(cell: float | None) -> str:
+    return str(cell) if isinstance(cell, int) else _format(cell)
 
 
 # ---- its steps
@@ -511,6 +498,48 @@ def compare(field: Path, lattice: Path, as_json: bool) -> None:
     click.echo(f"pre-activations differ by more than 10 %: {horizon} (compared up to t = {score.t[-1]:g})")
     accuracy = {name: _format(values[-1], ".3f") for name, values in score.test_accuracy.items()}
     click.echo(f"test accuracy: lattice {accuracy['lattice']}, field {accuracy['field']}")
+
+
+@cli.command()
+@click.argument("lattice", type=_FILE)
+@click.option("--out", type=_FILE, help="Sidecar to write (default: LATTICE with .decomposition.h5).")
+@_overwrite
+@_json
+def decompose(lattice: Path, out: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Split the Lagrangian of LATTICE into bulk and boundary.
+
+    Lagrangian, energy, current and dissipation at every snapshot go into a sidecar file, and a figure beside it;
+    LATTICE stays as it is."""
+    out = lattice.with_suffix(".decomposition.h5") if out is None else out
+    picture = out.with_suffix(".png")
+    for target in (out, picture):
+        _check_free(target, overwrite, lattice)
+    if out == picture:
+        raise InputError(f"{out}: is where the figure goes; give the sidecar a name that ends in .h5")
+    from threadpoolctl import threadpool_limits
+
+    from bbdfield.plotting.decomposition import figure_trajectory
+    from bbdfield.plotting.style import save
+    from bbdfield.studies.decompose import decompose as decompose_run
+    from bbdfield.studies.decompose import to_json
+
+    with _open_lattice(lattice) as recorded, Progress() as progress, threadpool_limits(1):
+        sidecar = decompose_run(recorded, out, overwrite=overwrite, progress=progress.of("snapshots"))
+    save(figure_trajectory(sidecar, lattice.name), picture)
+    held = to_json(sidecar)
+    if as_json:
+        _print_json({**held, "figure": str(picture)})
+        return
+    last = held["last"]
+    click.echo(
+        f"{out}: {held['snapshots']} snapshots; at t = {last['t']:g} L = {last['lagrangian']:.4g} ="
+        f" {last['bulk']:.4g} (bulk) {last['boundary']:+.4g} (boundary), equal to {held['worst']:.0e} of the operands"
+    )
+    if held["kinks"]:
+        click.echo(
+            f"{held['kinks']} neurons lay exactly on a kink of the activation: the derivative from below is used"
+        )
+    click.echo(str(picture))
 
 
 # ---- looking at results

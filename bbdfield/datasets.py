@@ -289,8 +289,9 @@ def _check_pair(where: str, x_key: str, x: npt.ArrayLike, y_key: str, y: npt.Arr
     if signals.ndim == 2:
         signals = signals[:, np.newaxis, :]
     if signals.ndim != 3:
+        images = "; images do not exist yet" if signals.ndim == 4 else ""
         raise InputError(
-            f"{where}: '{x_key}' has {signals.ndim} dimensions;"
+            f"{where}: '{x_key}' has {signals.ndim} dimensions{images};"
             " store it as (samples, width) or (samples, channels, width)"
         )
     if signals.size == 0:

@@ -48,7 +48,7 @@ from solvers.sweeps import SCHEMES
 
 #: What is planned is refused by its name, so that nobody takes it for a misspelling.
 LATER_VALUES = {
-    "kind": ("decomposition", "symmetry", "energy", "sweep"),
+    "kind": ("sweep",),
     "lattice.scaling": ("critical", "plain"),
     "lattice.range": ("taps", "derivative"),
     "training.optimizer": ("adam", "adamw", "momentum", "nesterov", "rmsprop", "heavy-ball"),
@@ -195,6 +195,30 @@ def _orders(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _breakings(value: Any) -> tuple[float, ...]:
+    needs = "an increasing list of sizes ε with 1e-8 <= ε <= 1"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _refuse(needs, value)
+    if not all(isinstance(size, (int, float)) and not isinstance(size, bool) and 1e-8 <= size <= 1 for size in value):
+        raise _refuse(needs, list(value))
+    if any(b <= a for a, b in itertools.pairwise(value)):
+        raise _refuse("its sizes in increasing order, each once", list(value))
+    return tuple(map(float, value))
+
+
+def _window(value: Any) -> tuple[int, int]:
+    whole = isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_whole(v, 1, MOST_CELLS) for v in value)
+    if not whole or value[1] <= value[0]:
+        raise _refuse("two layers [first, last] with 1 <= first < last", value)
+    return value[0], value[1]
+
+
+def _layer_widths(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(_is_whole(v, 1, 100_000) for v in value):
+        raise _refuse("a list of widths, whole numbers from 1 to 100000", value)
+    return tuple(value)
+
+
 def _nonnegative(x: float) -> bool:
     return x >= 0
 
@@ -295,6 +319,61 @@ class FieldSection(_Section):
     refine_x: Annotated[int, _whole(1, 64)] = 2
     refine_y: Annotated[int, _whole(1, 81)] = 1
     backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+
+
+class SymmetrySection(_Section):
+    """[symmetry] how the translation along depth is measured and broken.
+
+    sizes : ε of every breaking.   configurations, samples : seeded fields, and replicas of z in each.
+    mlp : widths of the dense networks beside the lattice.
+    window : the layers first <= m < last whose fields are moved one layer on; default: 1 to the last.
+    """
+
+    sizes: Annotated[tuple[float, ...], PlainValidator(_breakings)] = (
+        1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0,
+    )  # fmt: skip
+    configurations: Annotated[int, _whole(1, 100_000)] = 32
+    samples: Annotated[int, _whole(1, 100_000)] = 4
+    mlp: Annotated[int | tuple[int, ...], _SIZES] = (16, 64)
+    window: Annotated[tuple[int, int] | None, PlainValidator(_window)] = None
+
+
+class EnergyFieldSection(_Section):
+    """[field] of an energy study: the grid in depth (in width it is the lattice's), and schemes that stay on links."""
+
+    order: Annotated[int, _whole(min(ORDERS), max(ORDERS))] = 1
+    n_x: Annotated[int | str, _CELLS] = "lattice"
+    depth_scheme: Annotated[str, _choice(("euler", "midpoint"))] = "midpoint"
+    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+
+
+class EnergySection(_Section):
+    """[energy] moments: at how many times currents are resolved in the width, and swaps looked into."""
+
+    moments: Annotated[int, _whole(1, 1000)] = 4
+
+
+class PlainSection(_Section):
+    """[plain] a dense network without skips beside the lattice: hidden widths, heavy ball with the lattice's momentum.
+
+    gain : initial weights are normal with variance gain²/fan-in.
+    """
+
+    hidden: Annotated[tuple[int, ...], PlainValidator(_layer_widths)] = (48, 48, 48, 48)
+    steps: Annotated[int, _whole(1)] = 100
+    learning_rate: Annotated[float, _OPTIONAL_POSITIVE] = 0.05
+    gain: Annotated[float, _OPTIONAL_POSITIVE] = 1.5
+
+
+class DecompositionSection(_Section):
+    """[decomposition] random networks that are tried beside the trained one, see `bbdfield.studies.cases`.
+
+    cases : on which the identity is tried; 288 is every network × activation × loss × batch × skip once.
+    round_trip : depths of the networks that are taken from b to z and back.
+    """
+
+    cases: Annotated[int, _whole(1, 100_000)] = 288
+    round_trip: Annotated[int | tuple[int, ...], _SIZES] = (16, 256, 4096)
 
 
 class OutputSection(_Section):
@@ -431,8 +510,77 @@ class StudyConfig(AnyStudy):
             yield "field.refine_y", self.field_grid(depth, width, refined=True)
 
 
+class DecompositionConfig(AnyStudy):
+    """kind = "decomposition": is L = L_bulk + L_boundary, at every step of a training and for every other network?"""
+
+    decomposition: DecompositionSection = Field(default_factory=DecompositionSection)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
+        config = super().from_table(table, where, folder)
+        for key, size in (("lattice.depth", config.lattice.depth), ("lattice.width", config.lattice.width)):
+            if len(_listed(size)) > 1:
+                needs = f"needs one size, since one network is trained (got {_show(list(_listed(size)))})"
+                raise _one_line(where, [f"{key}: {needs}"])
+        return config
+
+
 #: kind -> its configuration
-CONFIGS: dict[str, type[AnyStudy]] = {"continuum": StudyConfig}
+class SymmetryConfig(AnyStudy):
+    """kind = "symmetry": is the layer density one function for all layers, and how far is it if they differ by ε?"""
+
+    symmetry: SymmetrySection = Field(default_factory=SymmetrySection)
+
+    def window(self) -> tuple[int, int]:
+        """(first, last): the fields of the layers first <= m < last are moved one layer on."""
+        return self.symmetry.window or (1, self.rungs()[0][0] - 1)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
+        config = super().from_table(table, where, folder)
+        problems = list(_impossible_symmetry(config))
+        if problems:
+            raise _one_line(where, problems)
+        return config
+
+
+class EnergyConfig(AnyStudy):
+    """kind = "energy": where energy enters a network in training, how it moves along depth, and where it is lost."""
+
+    field: EnergyFieldSection = Field(default_factory=EnergyFieldSection)
+    energy: EnergySection = Field(default_factory=EnergySection)
+    plain: PlainSection = Field(default_factory=PlainSection)
+
+    def field_grid(self) -> Grid:
+        """The field solver's grid."""
+        ((depth, width),) = self.rungs()
+        return Grid(depth if isinstance(self.field.n_x, str) else self.field.n_x, width)
+
+    def overdamped(self) -> Self:
+        """The same study with the overdamped law, plain SGD with the same rates."""
+        training = self.training.model_copy(update={"dynamics": "sgd", "damping": None})
+        return self.model_copy(update={"training": training})
+
+    def grids(self) -> Iterator[tuple[str, Grid]]:
+        yield from super().grids()
+        if len(self.rungs()) == 1:
+            yield "field.n_x", self.field_grid()
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
+        config = super().from_table(table, where, folder)
+        problems = list(_impossible_energy(config))
+        if problems:
+            raise _one_line(where, problems)
+        return config
+
+
+CONFIGS: dict[str, type[AnyStudy]] = {
+    "continuum": StudyConfig,
+    "decomposition": DecompositionConfig,
+    "symmetry": SymmetryConfig,
+    "energy": EnergyConfig,
+}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
@@ -649,6 +797,47 @@ def _wrong_data(config: AnyStudy) -> Iterator[str]:
                 on_cells(data.x[:1], grid.n_y)
         except InputError as error:
             yield f"{key}: {error}"
+
+
+def _impossible_symmetry(config: SymmetryConfig) -> Iterator[str]:
+    keys, symmetry = config.lattice, config.symmetry
+    for key, size in (("lattice.depth", keys.depth), ("lattice.width", keys.width)):
+        if len(_listed(size)) > 1:
+            yield f"{key}: needs one size, since symmetry is measured on one network (got {_show(list(_listed(size)))})"
+            return
+    ((depth, width),) = config.rungs()
+    if depth < 3:
+        yield f"lattice.depth: needs at least 3 layers, one of them between two others (got {depth})"
+        return
+    if symmetry.window is not None and symmetry.window[1] >= depth:
+        yield (
+            f"symmetry.window: needs to end before layer {depth}, so that it can be moved one layer on"
+            f" (got {_show(list(symmetry.window))})"
+        )
+    if not (config.training.rates.w or config.training.rates.b):
+        yield "training.rates: needs a rate w > 0 or b > 0, or no layer moves (got w = b = 0)"
+    taps = 2 * Grid(depth, width).half_width(config._kernel.radius) + 1
+    largest = max(width * keys.channels**2 * taps, *(size**2 for size in _listed(symmetry.mlp)))
+    if 2 * symmetry.configurations * largest > MOST_NUMBERS:
+        numbers = f"{2 * symmetry.configurations * largest:.1e} weights"
+        yield f"symmetry.configurations: {symmetry.configurations} would hold {numbers}; give fewer"
+
+
+def _impossible_energy(config: EnergyConfig) -> Iterator[str]:
+    keys, training = config.lattice, config.training
+    for key, size in (("lattice.depth", keys.depth), ("lattice.width", keys.width)):
+        if len(_listed(size)) > 1:
+            yield f"{key}: needs one size, since energy is followed in one network (got {_show(list(_listed(size)))})"
+            return
+    if training.dynamics != "heavy-ball":
+        yield (
+            'training.dynamics: needs "heavy-ball", whose steps keep exact books of the energy; the overdamped law is'
+            f' followed beside it (got "{training.dynamics}")'
+        )
+    if not (training.rates.w or training.rates.b):
+        yield "training.rates: needs a rate w > 0 or b > 0, or no layer has energy (got w = b = 0)"
+    if training.steps < 2:
+        yield f"training.steps: needs at least 2, so that samples are swapped once (got {training.steps})"
 
 
 @lru_cache(maxsize=2)

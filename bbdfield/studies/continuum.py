@@ -12,7 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,13 +31,31 @@ from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
 from bbdfield.model.scalings import to_lattice
+from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
+from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.run import JobProgress, Session
 from solvers.backends import get_backend
 from solvers.grids import Grid
 
 QUANTITIES = ("z", "w", "b", "loss")
 Details = dict[tuple[int, int], Score]
+SYMBOLS = {"z": "ẑ", "w": "ŵ", "b": "b̂", "loss": "loss"}
+#: figures in the order in which they are shown, with their captions
+CAPTIONS = {
+    "z-comparison": "Pre-activations ẑ(x, y) of the network, of the field theory, and their difference, which has a"
+    " scale of its own, at four training times. Finest rung, highest order.",
+    "w-comparison": "Weights ŵ(x, u) of the network, of the field theory, and their difference, which has a scale"
+    " of its own, at four training times. Finest rung, highest order.",
+    "training": "Training loss (thin: every step of the networks; thick: running mean) and test accuracy. Networks are"
+    " grey and solid, the field theory at the finest rung is dashed.",
+    "convergence": "Relative L2 error of the field theory over all stored times against the lattice spacing. Lines are"
+    " fits, with the slope and its 95 % confidence interval; triangles show the slope that theory expects. Grey"
+    " crosses: change when the field solver's own grid is refined.",
+    "error-over-time": "Relative error at each stored time, at the finest rung. Dotted: the error of weights and biases"
+    " relative to how far they have moved. The horizon is the first time at which the error of ẑ exceeds 10 %.",
+    "depth-profile": "Relative error at each depth at the last stored time, at the finest rung.",
+}
 
 
 def check(config: StudyConfig) -> str:
@@ -331,3 +349,97 @@ def fit_ladder(rungs: list[dict[str, Any]], against: str | None, orders: list[in
 
 def _number(value: Any) -> float | None:
     return float(value) if np.isfinite(value) else None
+
+
+# in words
+
+
+def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Description:
+    """Summary, key message and tables."""
+    own = {key: f"the lattice's own {name}" for key, name in (("n_x", "depth"), ("n_y", "width"))}
+    given = {key: words.at(config, "field", key) for key in own}
+    grid = " × ".join(own[key] if cells == "lattice" else f"{cells} {key[-1]}-cells" for key, cells in given.items())
+    summary = (
+        f"{words.network(config)} From the same initial fields, and driven by the same data in the same order, the"
+        f" field equations of order {words.listed(words.at(config, 'field', 'orders'))} in the lattice spacing were"
+        f" integrated on a grid of {grid} ({words.at(config, 'field', 'depth_scheme')} in depth) and compared with the"
+        " networks at equal training times."
+    )
+    rungs = scores.get("rungs") or []
+    tables = [_rung_table(rungs)] if rungs else []
+    if scores.get("fitted_order"):
+        tables.append(_fitted_table(scores))
+    if scores.get("lattice"):
+        tables.append(_network_table(scores["lattice"]))
+    return Description(summary, tables, _headline(rungs, scores) if rungs else "")
+
+
+def _headline(rungs: list[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
+    finest = max(rungs, key=lambda rung: (rung["depth"] * rung["width"], rung["order"]))
+    error = {name: words.number(value) for name, value in finest["error"].items()}
+    text = (
+        f"At the finest rung ({words.number(finest['depth'])} layers of {words.number(finest['width'])} cells) the"
+        f" field of order {words.number(finest['order'])} has a relative error of {error['z']} in ẑ, {error['w']} in ŵ"
+        f" and {error['loss']} in the loss"
+    )
+    slope = (scores.get("fitted_order") or {}).get(str(finest["order"]), {}).get("z")
+    if slope is not None:
+        text += f"; over the ladder the error of ẑ scales as {scores['fitted_against']}^{words.decimal(slope)}"
+    horizon = finest["horizon"]
+    return text + (
+        "; its error in ẑ never exceeds 10 %."
+        if horizon is None
+        else f"; its error in ẑ first exceeds 10 % at t = {words.number(horizon)}."
+    )
+
+
+def _fitted_table(scores: Mapping[str, Any]) -> Table:
+    intervals, local = scores.get("fitted_order_ci") or {}, scores.get("local_orders") or {}
+    rows: list[list[Cell]] = []
+    for order, slopes in scores["fitted_order"].items():
+        row: list[Cell] = [str(order)]
+        for name in SYMBOLS:
+            cell = words.decimal(slopes.get(name))
+            interval = intervals.get(order, {}).get(name)
+            if interval:
+                cell += f" [{words.decimal(interval[0])}, {words.decimal(interval[1])}]"
+            between = local.get(order, {}).get(name)
+            if between:
+                cell += f"\n{', '.join(words.decimal(value) for value in between)}"
+            row.append(cell)
+        rows.append(row)
+    title = f"Fitted orders of convergence in {scores['fitted_against']}"
+    note = "with 95 % confidence interval; beneath, those between neighbouring rungs"
+    return Table(title, ["order of the theory", *SYMBOLS.values()], rows, note)
+
+
+def _rung_table(rungs: Iterable[Mapping[str, Any]]) -> Table:
+    head = ["layers", "width", "order", *SYMBOLS.values(), "ŵ / moved", "b̂ / moved"]
+    rows = [
+        [
+            *(words.measured(rung[key]) for key in ("depth", "width", "order")),
+            *(words.measured(rung["error"][name]) for name in SYMBOLS),
+            *(words.measured(rung["error_over_movement"][name]) for name in ("w", "b")),
+            words.measured(rung["grid_error"]),
+            "never" if rung["horizon"] is None else f"t = {words.number(rung['horizon'])}",
+            words.percent(rung.get("test_accuracy_field")),
+        ]
+        for rung in rungs
+    ]
+    note = (
+        "L2, over all stored times, also relative to how far weights and biases moved; change when the solver's grid is"
+        " refined; first t with more than 10 % error in ẑ; test accuracy of the field"
+    )
+    return Table("relative errors of the field", [*head, "solver's grid", "horizon", "accuracy"], rows, note)
+
+
+def _network_table(lattices: Iterable[Mapping[str, Any]]) -> Table:
+    rows = [
+        [
+            *(words.measured(entry[key]) for key in ("depth", "width", "train_loss")),
+            words.percent(entry["test_accuracy"]),
+        ]
+        for entry in lattices
+    ]
+    head = ["layers", "width", "training loss", "test accuracy"]
+    return Table("The networks themselves, at the end of training", head, rows)

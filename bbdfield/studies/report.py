@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from bbdfield.errors import InputError
+from bbdfield.studies.describe import Cell, Description, Table, at, number
+from bbdfield.studies.run import KINDS, Kind, kind_of
 
-QUANTITIES = {"z": "ẑ", "w": "ŵ", "b": "b̂", "loss": "loss"}
-#: figures in the order in which they are shown, with their captions; others follow under their file name
-CAPTIONS = {
-    "z-comparison": "Pre-activations ẑ(x, y) of the network, of the field theory, and their difference, which has a"
-    " scale of its own, at four training times. Finest rung, highest order.",
-    "w-comparison": "Weights ŵ(x, u) of the network, of the field theory, and their difference, which has a scale"
-    " of its own, at four training times. Finest rung, highest order.",
-    "training": "Training loss (thin: every step of the networks; thick: running mean) and test accuracy. Networks are"
-    " grey and solid, the field theory at the finest rung is dashed.",
-    "convergence": "Relative L2 error of the field theory over all stored times against the lattice spacing. Lines are"
-    " fits, with the slope and its 95 % confidence interval; triangles show the slope that theory expects. Grey"
-    " crosses: change when the field solver's own grid is refined.",
-    "error-over-time": "Relative error at each stored time, at the finest rung. Dotted: the error of weights and biases"
-    " relative to how far they have moved. The horizon is the first time at which the error of ẑ exceeds 10 %.",
-    "depth-profile": "Relative error at each depth at the last stored time, at the finest rung.",
-}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CSS = """
 :root { color-scheme: light dark; --text: #1d2026; --soft: #5c6470; --line: #d8dce2; --back: #ffffff; --box: #f4f6f8; }
@@ -74,12 +59,15 @@ def write_report(run_dir: Path) -> Path:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{run_dir / 'config.toml'}: no valid TOML ({error}); run the study again") from error
     scores, provenance = _json(run_dir, "scores.json"), _json(run_dir, "run.json")
-    figures = _figures(run_dir, expected=_at(run_dir, config, "output", "figures") is True)
+    kind = _kind(run_dir, config)
     try:
+        expected = at(config, "output", "figures") is True
+        figures = _figures(run_dir, kind.CAPTIONS, expected=expected)
+        description = kind.describe(config, scores)
         body = [
             f"<h1>{_text(config.get('title') or 'Study ' + run_dir.resolve().name)}</h1>",
-            f"<p>{_summary(run_dir, config)}</p>",
-            _results(scores),
+            f"<p>{_text(description.summary)}</p>",
+            _results(description),
             *(_figure(name, caption, image) for name, caption, image in figures),
             "<h2>Reproduce</h2>",
             "<p>The configuration below is complete; the same versions on the same kind of machine give the same"
@@ -94,6 +82,8 @@ def write_report(run_dir: Path) -> Path:
         raise InputError(
             f"{run_dir / 'scores.json'}: not the scores of a study ({type(error).__name__}: {error}); run it again"
         ) from error
+    except InputError as error:
+        raise InputError(str(error) if str(run_dir) in str(error) else f"{run_dir}: {error}") from error
     path = run_dir / "report.html"
     part = run_dir / "report.html.part"
     try:
@@ -138,23 +128,23 @@ def _json(run_dir: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _at(run_dir: Path, config: Mapping[str, Any], section: str, key: str) -> Any:
-    """config[section][key] of the resolved configuration."""
-    try:
-        return config[section][key]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run_dir / 'config.toml'}: {section}.{key} is missing; run the study again") from error
+def _kind(run_dir: Path, config: Mapping[str, Any]) -> Kind:
+    name = config.get("kind")
+    if name not in KINDS:
+        known = ", ".join(KINDS)
+        raise InputError(f"{run_dir / 'config.toml'}: kind is {name!r}, not one of {known}; run the study again")
+    return kind_of(name)
 
 
-def _figures(run_dir: Path, *, expected: bool) -> list[tuple[str, str, bytes]]:
+def _figures(run_dir: Path, captions: Mapping[str, str], *, expected: bool) -> list[tuple[str, str, bytes]]:
     """(name, caption, PNG) of every figure, the known ones first."""
     folder = run_dir / "figures"
     paths = {path.stem: path for path in sorted(folder.glob("*.png"))}
     if expected and not paths:
         raise InputError(f"{folder}: holds no figure; resume the study, or set output.figures = false")
-    known = [name for name in CAPTIONS if name in paths]
+    known = [name for name in captions if name in paths]
     found = []
-    for name in (*known, *(name for name in paths if name not in CAPTIONS)):
+    for name in (*known, *(name for name in paths if name not in captions)):
         path = paths[name]
         if not path.resolve().is_relative_to(run_dir.resolve()):
             raise InputError(f"{path}: links to a file outside the run directory; put the figure itself there")
@@ -164,7 +154,7 @@ def _figures(run_dir: Path, *, expected: bool) -> list[tuple[str, str, bytes]]:
             raise InputError(f"{path}: cannot be read ({error.strerror}); draw the figures again") from error
         if not image.startswith(_PNG):
             raise InputError(f"{path}: not a PNG image; draw the figures again")
-        found.append((name, CAPTIONS.get(name, name), image))
+        found.append((name, captions.get(name, name), image))
     return found
 
 
@@ -175,164 +165,29 @@ def _text(value: Any) -> str:
     return escape(str(value), quote=True)
 
 
-def _number(value: Any, digits: int = 3) -> str:
-    """A number, or a dash for none; small ones as 1.23·10⁻⁴."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} where a number belongs")
-    if isinstance(value, int):
-        return str(value)
-    if value != 0 and not 1e-3 <= abs(value) < 1e5:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}·10<sup>{int(exponent)}</sup>".replace("-", "−")
-    return f"{value:.{digits}g}".replace("-", "−")
-
-
-def _decimal(value: Any) -> str:
-    """A number with two decimals, as orders are given."""
-    text = _number(value)
-    return text if text == "–" else f"{value:.2f}".replace("-", "−")
-
-
-def _percent(value: Any) -> str:
-    text = _number(value)
-    return text if text == "–" else f"{100 * value:.1f} %"
-
-
-def _summary(run_dir: Path, config: Mapping[str, Any]) -> str:
-    """What was done, in two sentences."""
-
-    def of(section: str, key: str) -> Any:
-        return _at(run_dir, config, section, key)
-
-    table = config.get("data")
-    data = table.get("name") or Path(str(table.get("file"))).name if isinstance(table, dict) else "its data"
-    steps = f"{of('training', 'steps')} steps of τ = {of('training', 'step')}"
-    law = (
-        f"minibatch gradient descent, {steps}, {of('training', 'batch')} samples each"
-        if of("training", "dynamics") == "sgd"
-        else f"the gradient flow on {of('training', 'batch')} samples, {steps}"
-    )
-    network = (
-        f"Residual networks with {_listed(of('lattice', 'depth'))} layers of {_listed(of('lattice', 'width'))} cells,"
-        f" {of('lattice', 'channels')} channels and {of('lattice', 'weights')} kernel weights of radius"
-        f" {of('lattice', 'radius')} (activation {of('lattice', 'activation')}, padding {of('lattice', 'padding')})"
-        f" were trained on {data} with the {of('lattice', 'loss')} loss by {law}."
-    )
-    own = {key: f"the lattice's own {name}" for key, name in (("n_x", "depth"), ("n_y", "width"))}
-    grid = " × ".join(
-        own[key] if of("field", key) == "lattice" else f"{of('field', key)} {key[-1]}-cells" for key in own
-    )
-    field = (
-        f"From the same initial fields, and driven by the same data in the same order, the field equations of order"
-        f" {_listed(of('field', 'orders'))} in the lattice spacing were integrated on a grid of {grid}"
-        f" ({of('field', 'depth_scheme')} in depth) and compared with the networks at equal training times."
-    )
-    return _text(f"{network} {field}")
-
-
-def _results(scores: Mapping[str, Any]) -> str:
+def _results(description: Description) -> str:
     """The key message and the tables of numbers."""
-    rungs = scores.get("rungs") or []
     parts = ["<h2>Results</h2>"]
-    if rungs:
-        parts.append(f"<p>{_headline(rungs, scores)}</p>")
-    if scores.get("fitted_order"):
-        parts.append(_fitted_table(scores))
-    if rungs:
-        parts.append(_rung_table(rungs))
-    if scores.get("lattice"):
-        parts.append(
-            _table(
-                "The networks themselves, at the end of training",
-                ["layers", "width", "training loss", "test accuracy"],
-                [
-                    [*(_number(r[key], 4) for key in ("depth", "width", "train_loss")), _percent(r["test_accuracy"])]
-                    for r in scores["lattice"]
-                ],
-            )
-        )
-    return "\n".join(parts)
+    if description.message:
+        parts.append(f"<p>{_text(description.message)}</p>")
+    return "\n".join([*parts, *map(_table, description.tables)])
 
 
-def _headline(rungs: list[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
-    finest = max(rungs, key=lambda rung: (rung["depth"] * rung["width"], rung["order"]))
-    order = str(finest["order"])
-    text = (
-        f"At the finest rung ({_number(finest['depth'])} layers of {_number(finest['width'])} cells) the field of order"
-        f" {_number(finest['order'])} has a relative error of {_number(finest['error']['z'])} in ẑ,"
-        f" {_number(finest['error']['w'])} in ŵ and {_number(finest['error']['loss'])} in the loss"
-    )
-    slope = (scores.get("fitted_order") or {}).get(order, {}).get("z")
-    if slope is not None:
-        text += f"; over the ladder the error of ẑ scales as {_spacing(scores)}<sup>{_decimal(slope)}</sup>"
-    horizon = finest["horizon"]
-    return text + (
-        "; its error in ẑ never exceeds 10 %."
-        if horizon is None
-        else f"; its error in ẑ first exceeds 10 % at t = {_number(horizon)}."
-    )
-
-
-def _spacing(scores: Mapping[str, Any]) -> str:
-    return {"a_x": "a<sub>x</sub>", "a_y": "a<sub>y</sub>"}[scores["fitted_against"]]
-
-
-def _fitted_table(scores: Mapping[str, Any]) -> str:
-    intervals, local = scores.get("fitted_order_ci") or {}, scores.get("local_orders") or {}
-    rows = []
-    for order, slopes in scores["fitted_order"].items():
-        row = [_text(order)]
-        for name in QUANTITIES:
-            cell = _decimal(slopes.get(name))
-            interval = intervals.get(order, {}).get(name)
-            if interval:
-                cell += f" [{_decimal(interval[0])}, {_decimal(interval[1])}]"
-            between = local.get(order, {}).get(name)
-            if between:
-                cell += f"<small>{', '.join(_decimal(value) for value in between)}</small>"
-            row.append(cell)
-        rows.append(row)
-    title = (
-        f"Fitted orders of convergence in {_spacing(scores)}, with 95 % confidence interval;"
-        " beneath, those between neighbouring rungs"
-    )
-    return _table(title, ["order of the theory", *QUANTITIES.values()], rows)
-
-
-def _rung_table(rungs: Iterable[Mapping[str, Any]]) -> str:
-    head = ["layers", "width", "order", *QUANTITIES.values(), "ŵ / moved", "b̂ / moved"]
-    head += ["solver's grid", "horizon", "accuracy"]
-    rows = [
-        [
-            _number(rung["depth"]),
-            _number(rung["width"]),
-            _number(rung["order"]),
-            *(_number(rung["error"][name]) for name in QUANTITIES),
-            *(_number(rung["error_over_movement"][name]) for name in ("w", "b")),
-            _number(rung["grid_error"]),
-            "never" if rung["horizon"] is None else f"t = {_number(rung['horizon'])}",
-            _percent(rung.get("test_accuracy_field")),
-        ]
-        for rung in rungs
-    ]
-    title = (
-        "Relative L2 errors of the field theory over all stored times, also relative to how far weights and biases"
-        " moved; change when the solver's grid is refined; first t with more than 10 % error in ẑ; test accuracy of the"
-        " field"
-    )
-    return _table(title, head, rows)
-
-
-def _table(title: str, head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    lines = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+def _table(table: Table) -> str:
+    title = ", ".join(part for part in (table.title[:1].upper() + table.title[1:], table.note) if part)
+    top = "".join(f"<th>{_text(cell)}</th>" for cell in table.head)
+    lines = "\n".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
     return (
-        f'<div class="table"><table>\n<caption>{title}</caption>\n<thead><tr>{top}</tr></thead>\n'
+        f'<div class="table"><table>\n<caption>{_text(title)}</caption>\n<thead><tr>{top}</tr></thead>\n'
         f"<tbody>\n{lines}\n</tbody></table></div>"
     )
+
+
+def _cell(value: Cell) -> str:
+    if not isinstance(value, str):
+        return _text(number(value))
+    first, _, beneath = value.partition("\n")
+    return _text(first) + (f"<small>{_text(beneath)}</small>" if beneath else "")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -363,11 +218,3 @@ def _figure(name: str, caption: str, image: bytes) -> str:
 def _command(run_dir: Path) -> str:
     name = run_dir.resolve().name
     return shlex.join(["bbdfield", "run", f"{name}/config.toml", "--out", f"{name}-again"])
-
-
-def _listed(values: Any) -> str:
-    """16, 32 and 64."""
-    if not isinstance(values, list):
-        return str(values)
-    texts = [str(value) for value in values]
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

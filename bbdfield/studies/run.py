@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,10 +27,16 @@ from bbdfield._version import __version__
 from bbdfield.errors import InputError
 from bbdfield.storage import git_revision
 from bbdfield.studies.config import AnyStudy
+from bbdfield.studies.describe import Description
 
 JobProgress = Callable[[str, int, int, float], None]
 #: kind -> module with the functions of `Kind`
-KINDS = {"continuum": "bbdfield.studies.continuum"}
+KINDS = {
+    "continuum": "bbdfield.studies.continuum",
+    "decomposition": "bbdfield.studies.decomposition",
+    "symmetry": "bbdfield.studies.symmetry",
+    "energy": "bbdfield.studies.energy",
+}
 OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures")
 
 
@@ -48,7 +54,12 @@ class Session:
 
 
 class Kind(Protocol):
-    """The functions of a kind's module."""
+    """The functions of a kind's module.
+
+    CAPTIONS : file name of a figure, without suffix -> its caption, in the order in which the report shows them.
+    """
+
+    CAPTIONS: Mapping[str, str]
 
     def check(self, config: Any) -> str:
         """Refuse (InputError) what cannot work, before anything is written; returns what will run it, in words."""
@@ -59,9 +70,12 @@ class Kind(Protocol):
     def draw(self, config: Any, out: Path, scores: dict[str, Any], details: Any) -> None:
         """Write figures/*.png."""
 
+    def describe(self, config: Mapping[str, Any], scores: Mapping[str, Any]) -> Description:
+        """What was done and found, from the tables of config.toml and scores.json: for report and terminal."""
 
-def kind_of(config: AnyStudy) -> Kind:
-    module: Any = importlib.import_module(KINDS[config.kind])
+
+def kind_of(name: str) -> Kind:
+    module: Any = importlib.import_module(KINDS[name])
     return module
 
 
@@ -92,7 +106,7 @@ def run_study(
     NumericsError
         when a computation ceases to be finite; finished files are kept.
     """
-    kind = kind_of(config)
+    kind = kind_of(config.kind)
     device = kind.check(config)
     _prepare(out, config, overwrite=overwrite, resume=resume)
     handler = logging.FileHandler(out / "log.txt", encoding="utf-8")

@@ -12,7 +12,8 @@ import pytest
 
 from bbdfield.errors import InputError
 from bbdfield.studies.config import parse_config
-from bbdfield.studies.report import CAPTIONS, write_report
+from bbdfield.studies.continuum import CAPTIONS
+from bbdfield.studies.report import write_report
 from bbdfield.studies.run import run_study
 
 HOSTILE = "<script>alert('x')</script>\"><img src=http://example.org/x.png onerror=alert(1)> & $x_"
