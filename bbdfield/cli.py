@@ -323,7 +323,7 @@ def print_scores(study: AnyStudy, scores: dict[str, Any], out: Path) -> None:
     """Tables of a study's scores, what they say, and where its report is."""
     import tomllib
 
-    from bbdfield.studies.run import kind_of
+    from bbdfield.studies.kinds import kind_of
 
     description = kind_of(study.kind).describe(tomllib.loads(study.to_toml()), scores)
     for i, table in enumerate(description.tables):

@@ -62,6 +62,10 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
     return means
 
 
+def _signed(value: float) -> str:
+    return f"{value:.2g}".replace("-", "−")
+
+
 @style.styled
 def figure_energy_map(
     edges: np.ndarray, motions: Sequence[Motion], overdamped: np.ndarray | None = None, memory: float = 0.0
@@ -110,13 +114,18 @@ def figure_energy_map(
     axes[1, 0].set_ylabel(style.X_LABEL)
     figure.colorbar(energy, ax=axes[0, :columns].tolist(), pad=0.012, aspect=20, extend="both").set_label(DENSITY)
     bar = figure.colorbar(flow, ax=axes[1, :columns].tolist(), pad=0.012, aspect=20, extend="both")
+    large = float(f"{0.95 * limit:.0e}")
+    bar.set_ticks(
+        [-large, -large / 10, 0.0, large / 10, large], labels=[_signed(v * large) for v in (-1, -0.1, 0, 0.1, 1)]
+    )
+    bar.minorticks_off()
     span = f", mean over {(2 * half + 1) * (edges[1] - edges[0]):.2g}" if half else ""
     bar.set_label(f"current $J${span}\n← to the input      to the output →")
 
     profile, share = axes[:, -1]
-    means = [(motion.current.mean(axis=0), motion.label) for motion in motions]
+    means = [(motion.current.mean(axis=0), motion.label.partition(",")[0]) for motion in motions]
     if overdamped is not None:
-        means.append((overdamped, "network without inertia"))
+        means.append((overdamped, "without inertia"))
     looks = ((NETWORK, "-"), (FIELD, "--"), (OVERDAMPED, ":"))
     for motion, (color, line) in zip(motions, looks, strict=False):
         n = motion.density.shape[1]

@@ -34,7 +34,7 @@ from bbdfield.model.scalings import to_lattice
 from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
-from bbdfield.studies.run import JobProgress, Session
+from bbdfield.studies.kinds import JobProgress, Session
 from solvers.backends import get_backend
 from solvers.grids import Grid
 

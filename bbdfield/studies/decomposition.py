@@ -27,8 +27,8 @@ from bbdfield.studies import describe as words
 from bbdfield.studies.cases import NETWORKS, CaseResult, cases, run_case, run_round_trip
 from bbdfield.studies.config import DecompositionConfig
 from bbdfield.studies.describe import Cell, Description, Table
+from bbdfield.studies.kinds import Session
 from bbdfield.studies.moments import Moment, Observer
-from bbdfield.studies.run import Session
 
 SIDECAR = "decomposition.h5"
 CAPTIONS = {

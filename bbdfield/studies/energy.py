@@ -54,7 +54,7 @@ from bbdfield.model.scalings import inertia_of, to_lattice
 from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import EnergyConfig
 from bbdfield.studies.describe import Description, Table, at, listed, network, number, percent
-from bbdfield.studies.run import Session
+from bbdfield.studies.kinds import Session
 from solvers.interpolation import interpolation_matrix
 
 #: of random numbers: the weights of the plain network

@@ -13,7 +13,7 @@ from typing import Any
 
 from bbdfield.errors import InputError
 from bbdfield.studies.describe import Cell, Description, Table, at, number
-from bbdfield.studies.run import KINDS, Kind, kind_of
+from bbdfield.studies.kinds import KINDS, Kind, kind_of
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CSS = """

@@ -2,12 +2,11 @@
 
     check -> prepare the directory -> compute -> scores.json -> figures -> report.html
 
-What is computed stands in one module per kind (`KINDS`); here is what they have in common.
+What is computed stands in one module per kind (`bbdfield.studies.kinds`); here is what they have in common.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
@@ -16,10 +15,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -27,56 +25,10 @@ from bbdfield._version import __version__
 from bbdfield.errors import InputError
 from bbdfield.storage import git_revision
 from bbdfield.studies.config import AnyStudy
-from bbdfield.studies.describe import Description
+from bbdfield.studies.kinds import JobProgress, Session, kind_of
+from bbdfield.studies.report import write_report
 
-JobProgress = Callable[[str, int, int, float], None]
-#: kind -> module with the functions of `Kind`
-KINDS = {
-    "continuum": "bbdfield.studies.continuum",
-    "decomposition": "bbdfield.studies.decomposition",
-    "symmetry": "bbdfield.studies.symmetry",
-    "energy": "bbdfield.studies.energy",
-}
 OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures")
-
-
-@dataclass(frozen=True)
-class Session:
-    """What a computation is told besides its configuration.
-
-    workers : processes; 1 = this process only.  report : called with (job, steps done, steps in all, loss).
-    say : takes one line per stage.
-    """
-
-    workers: int
-    report: JobProgress | None
-    say: Callable[[str], None]
-
-
-class Kind(Protocol):
-    """The functions of a kind's module.
-
-    CAPTIONS : file name of a figure, without suffix -> its caption, in the order in which the report shows them.
-    """
-
-    CAPTIONS: Mapping[str, str]
-
-    def check(self, config: Any) -> str:
-        """Refuse (InputError) what cannot work, before anything is written; returns what will run it, in words."""
-
-    def compute(self, config: Any, out: Path, session: Session) -> tuple[dict[str, Any], Any]:
-        """Compute, or continue, in `out`: (content of scores.json, whatever `draw` needs). Bitwise reproducible."""
-
-    def draw(self, config: Any, out: Path, scores: dict[str, Any], details: Any) -> None:
-        """Write figures/*.png."""
-
-    def describe(self, config: Mapping[str, Any], scores: Mapping[str, Any]) -> Description:
-        """What was done and found, from the tables of config.toml and scores.json: for report and terminal."""
-
-
-def kind_of(name: str) -> Kind:
-    module: Any = importlib.import_module(KINDS[name])
-    return module
 
 
 def run_study(
@@ -133,8 +85,6 @@ def run_study(
             kind.draw(config, out, scores, details)
         _write_run_json(out, started, time.time(), device)
         if config.output.figures:
-            from bbdfield.studies.report import write_report
-
             tell(f"report: {write_report(out)}")
         return scores
     finally:

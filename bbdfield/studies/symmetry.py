@@ -41,8 +41,8 @@ from bbdfield.model.scalings import LatticeState, to_lattice
 from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import SymmetryConfig
 from bbdfield.studies.describe import Description, Table, decimal, listed, network, number
+from bbdfield.studies.kinds import Session
 from bbdfield.studies.moments import Observer
-from bbdfield.studies.run import Session
 from solvers.backends import get_backend
 
 #: figures show what a breaking of about this size does to single layers

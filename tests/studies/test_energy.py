@@ -16,7 +16,8 @@ from bbdfield.storage.sidecar import read_sidecar
 from bbdfield.studies import energy
 from bbdfield.studies.config import EnergyConfig, parse_config
 from bbdfield.studies.describe import number
-from bbdfield.studies.run import Session, run_study
+from bbdfield.studies.kinds import Session
+from bbdfield.studies.run import run_study
 
 SMALL = """
 kind = "energy"
