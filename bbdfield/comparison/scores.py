@@ -159,7 +159,7 @@ def compare(sim: Run, run: Run) -> Score:
             name: np.where(sums[name][:, 2] > 0, np.sqrt(_ratio(sums[name][:, 0], sums[name][:, 2])), np.nan)
             for name in ("w", "b")
         },
-        loss_t=np.arange(count) * run.training.step,
+        loss_t=(np.arange(count) + (0.5 if run.training.dynamics == "leapfrog" else 0.0)) * run.training.step,
         loss_error_t=_ratio(loss_difference, np.abs(loss_lattice)),
         profile=profile,
         x_site=grid.x_sites,

@@ -10,8 +10,9 @@ Two maps, because two questions are asked:
   nothing, and averages of smooth functions are reproduced with order 5 in the spacing. Rough data can be smoothed
   first by a Gaussian window.
 
-A lattice's own values are its cell averages here; they differ from point values by a_x²/24 ∂_x²ŵ, which is below the
-accuracy of the second-order theory.
+Cell averages differ from the point values that the solver works with by h²/24 ∂²ŵ of the target grid, an error of the
+size of the second-order theory's own. A simulation therefore starts from point values (`CoarseGrained.at`), unless a
+window was asked for, when the smoothed averages are the field that was meant.
 """
 
 from __future__ import annotations
@@ -131,7 +132,9 @@ class CoarseGrained:
         return along(self._cells, along(self._sites, self.run.z(i), 0), 1)
 
     def at(self, t: float) -> FieldState:
-        """ŵ, b̂, R at the snapshot taken at time t.
+        """ŵ, b̂, R at the snapshot taken at time t, as the start of a simulation.
+
+        Point values at the grid's links, cells and taps (`restrict`); with a window, the averages of `fields`.
 
         Raises
         ------
@@ -144,7 +147,8 @@ class CoarseGrained:
             raise InputError(
                 f"{self.run.path}: no snapshot at t = {t:g}; there are {times.size} from {times[0]:g} to {times[-1]:g}"
             )
-        return self.fields(int(hits[0]))
+        i = int(hits[0])
+        return restrict(self.run.fields(i), self.grid) if self.window == Window() else self.fields(i)
 
 
 def coarse_grain(run: Run, grid: Grid, window: Window | None = None) -> CoarseGrained:

@@ -27,7 +27,7 @@ from bbdfield.model.run import Run, record
 from solvers.backends import Backend, get_backend
 from solvers.stability import kernel_norm
 from solvers.steppers import get_damped_stepper, get_stepper
-from solvers.sweeps import DepthMarch, get_scheme
+from solvers.sweeps import DepthMarch, DepthScheme, get_scheme
 from solvers.width import KernelOperator
 
 Array = Any
@@ -35,6 +35,29 @@ State = tuple[Array, ...]
 
 #: samples marched together; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
+
+
+def check_depth_step(start: FieldState, order: int, scheme: DepthScheme) -> None:
+    """Refuse a grid too coarse in depth for an explicit scheme.
+
+    The rate |∂G/∂ẑ| is estimated from the initial ŵ: max|σ'| times the norm of the kernel's Fourier symbol.
+
+    Raises
+    ------
+    InputError
+        when h_x |∂G/∂ẑ| leaves the scheme's stability interval; says how many depth cells would do.
+    """
+    grid, lattice = start.grid, start.lattice
+    slope = float(np.max(np.abs(get_activation(lattice.activation).df(np.linspace(-8.0, 8.0, 801)))))
+    rate = slope * kernel_norm(np.asarray(start.w), grid.h_y)
+    if order == 1:  # the operator that is integrated is A − (a_x/2) A²
+        rate *= 1.0 + 0.5 * lattice.a_x * rate
+    if grid.h_x * rate > scheme.real_limit:
+        needed = int(np.ceil(grid.length_x * rate / scheme.real_limit))
+        raise InputError(
+            f"field.n_x = {grid.n_x}: unstable depth step, h_x |∂G/∂ẑ| = {grid.h_x * rate:.3g} exceeds"
+            f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
+        )
 
 
 class FieldSystem:
@@ -51,7 +74,7 @@ class FieldSystem:
         self.tied = lattice.range.tied
         operator = KernelOperator(xp, grid, lattice.range.radius, tied=self.tied, padding=lattice.padding)
         self.march = DepthMarch(bulk_equation(order, operator, self.activation, lattice.a_x), grid, get_scheme(scheme))
-        self._check_depth_step(start)
+        check_depth_step(start, order, self.march.scheme)
         reconstruction = self.march.reconstruction
         to_device = self.backend.to_device
         nodal = reconstruction.scheme.nodal
@@ -60,19 +83,6 @@ class FieldSystem:
         basis = np.cos(np.pi / grid.length_y * np.outer(grid.y, np.arange(lattice.readout_modes)))
         self._readout = to_device(grid.h_y * basis)
         self.load({"w": start.w, "b": start.b, "r": start.r})
-
-    def _check_depth_step(self, start: FieldState) -> None:
-        scheme = self.march.scheme
-        slope = float(np.max(np.abs(self.activation.df(np.linspace(-8.0, 8.0, 801)))))
-        rate = slope * kernel_norm(np.asarray(start.w), self.grid.h_y)
-        if self.order == 1:  # the operator that is integrated is A − (a_x/2) A²
-            rate *= 1.0 + 0.5 * self.lattice.a_x * rate
-        if self.grid.h_x * rate > scheme.real_limit:
-            needed = int(np.ceil(self.grid.length_x * rate / scheme.real_limit))
-            raise InputError(
-                f"field.n_x = {self.grid.n_x}: unstable depth step, h_x |∂G/∂ẑ| = {self.grid.h_x * rate:.3g} exceeds"
-                f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
-            )
 
     # state
 

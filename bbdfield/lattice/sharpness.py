@@ -18,18 +18,19 @@ MARGIN = 10.0
 def stability_limit(training: Training) -> float:
     """τ λ_max up to which a step is stable for a quadratic loss of curvature λ_max (in units of the rates η).
 
-    SGD 2; Runge-Kutta 2.785; heavy ball 2(1+β)/(γτ), as its learning rate is γτ·τη; leapfrog the same.
+    SGD 2; Runge-Kutta 2.785; heavy ball 2(1+β)/(γτ), as its learning rate is γτ·τη; leapfrog 4/(γτ).
     """
     if training.damping is not None:
         damped = training.damping * training.step
-        return 2 * (1 + math.exp(-damped)) / damped
+        return (4 if training.dynamics == "leapfrog" else 2 * (1 + math.exp(-damped))) / damped
     return 2.785 if training.dynamics == "flow" else 2.0
 
 
 def sharpness(system: LatticeSystem, iterations: int = 20) -> float:
     """τ λ_max of the Hessian preconditioned by the rates, η^½ ∂²ℓ η^½, on the first minibatch.
 
-    Power iteration on central differences of the gradient, from a fixed random start.
+    Power iteration on central differences of the gradient, from a fixed random start: a bound from below, close after
+    20 iterations.
     """
     index = system.boundary.batch(0)
     parameters, step_length = system.u, system.boundary.training.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,7 @@ def train(
     initial = InitialFields(lattice, training.seed) if initial is None else initial
     config = {}
     if isinstance(initial, InitialFields):
+        initial = dataclasses.replace(initial, lattice=lattice)  # as the file will know them
         config["initial"] = initial.to_config()
         initial = to_lattice(initial.on(lattice.grid, lattice))
     return record(

@@ -166,6 +166,11 @@ _BUILT_IN = {
 _REGISTERED: dict[str, Activation] = {}
 
 
+def is_built_in(name: str) -> bool:
+    """Whether every process knows this activation without being told."""
+    return name in _BUILT_IN
+
+
 def activation_names() -> tuple[str, ...]:
     """Return the names that `get_activation` knows: the built-in ones, then the user's own."""
     return (*_BUILT_IN, *_REGISTERED)

@@ -5,7 +5,8 @@ The lattice of arXiv 2511.02003 with a skip connection, depth index m = 0..M and
     z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y)
     logits_k = a_y Σ_{c,i} R_kc(y_i) z[M]_ci
 
-Lengths are in units of the network's own depth L_x and width L_y, times in units of t = k τ after k steps.
+Lengths are in the units of length_x and length_y (1 by default, which makes them fractions of depth and width); time is
+t = k τ after k steps.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _finite(value: Any) -> bool:
 class Kernel:
     """Finite-radius weights ŵ(x, [y], u), |u| <= radius: a convolution when tied, locally connected when not.
 
-    The radius is (K + 1/2) a_y in units of L_y; a fraction written as "11/80" is exact.
+    The radius is (K + 1/2) a_y, in the units of length_y; it may be given as a fraction such as "11/80".
     """
 
     radius: float
@@ -58,6 +59,7 @@ class Kernel:
         except (ValueError, ZeroDivisionError, TypeError, OverflowError) as error:
             raise InputError(f'lattice.radius = {given!r}: needs a number or a fraction such as "11/80"') from error
         _require(0 < radius < float("inf"), "lattice.radius", self.radius, "needs a positive number")
+        _require(isinstance(self.tied, bool), "lattice.weights", self.tied, "Kernel.tied needs True or False")
         object.__setattr__(self, "radius", radius)
 
 
@@ -94,7 +96,7 @@ class Lattice:
         for key in ("length_x", "length_y"):
             value = getattr(self, key)
             _require(_finite(value) and value > 0, f"lattice.{key}", value, "needs a positive length")
-        _require(self.scaling in SCALINGS, "lattice.scaling", self.scaling, f"does not exist yet; use {SCALINGS[0]}")
+        _require(self.scaling in SCALINGS, "lattice.scaling", self.scaling, f"use one of {', '.join(SCALINGS)}")
         _require(self.padding in PADDINGS, "lattice.padding", self.padding, f"use one of {', '.join(PADDINGS)}")
         get_activation(self.activation)
         get_loss(self.loss)
@@ -188,7 +190,7 @@ class Training:
             self.dynamics in DYNAMICS,
             "training.dynamics",
             self.dynamics,
-            f"does not exist yet; use one of {', '.join(DYNAMICS)}",
+            f"use one of {', '.join(DYNAMICS)}",
         )
         if self.second_order:
             given = self.damping is not None and _finite(self.damping) and self.damping > 0

@@ -43,7 +43,8 @@ class InitialFields:
     """Random initial ŵ, b̂ and R.
 
     correlation_x, correlation_u, correlation_y : correlation lengths (in the units of x and y; u is in units of y).
-    weight : standard deviation of 2r ŵ √C, i.e. of the row sum a channel receives; bias : of b̂; readout : of R √C.
+    weight : standard deviation of 2r ŵ √C (the row sum that a channel receives has it only for ℓ_u ≫ 2r); bias : of b̂;
+    readout : of R √C.
     """
 
     lattice: Lattice
@@ -104,7 +105,10 @@ class InitialFields:
         else:
             w = np.einsum("xi,yl,uj,ilajb->xyaub", x, y, u, c["w"], optimize=True)
         b = np.einsum("xi,yl,ila->xya", x, y, c["b"], optimize=True)
-        return FieldState(lattice, grid, w, b, c["r"].copy(), self.to_config())
+        r = c["r"].copy()
+        for part in (w, b, r):  # or `origin` could come to name something else; copy to change
+            part.flags.writeable = False
+        return FieldState(lattice, grid, w, b, r, self.to_config())
 
     def to_config(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "lattice"}

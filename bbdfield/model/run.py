@@ -217,6 +217,8 @@ def write_fields(run: Run, source: FieldsOfRun, path: Path, *, config: dict[str,
     losses.
     """
     scalars, evaluation = run.trajectory.scalars, run.trajectory.evaluation
+    layout = _layout(run.boundary, run.lattice, source.grid)
+    layout["fields"] = {name: entry for name, entry in layout["fields"].items() if name not in VELOCITIES}
     writer = TrajectoryWriter.create(
         path,
         kind="field",
@@ -225,7 +227,7 @@ def write_fields(run: Run, source: FieldsOfRun, path: Path, *, config: dict[str,
         overwrite=overwrite,
         scalars=list(scalars),
         evaluation=list(evaluation),
-        **_layout(run.boundary, run.lattice, source.grid),
+        **layout,
     )
     with writer:
         for k, row in zip(run.trajectory.scalar_step, zip(*scalars.values(), strict=True), strict=True):
@@ -314,7 +316,7 @@ class Run:
 
     @property
     def loss(self) -> np.ndarray:
-        """Loss of every step, on that step's samples, before the step."""
+        """Loss of every step, on that step's samples, before the step (leapfrog: at its middle)."""
         return self.trajectory.scalars["loss"]
 
     @property

@@ -51,10 +51,12 @@ LATER_VALUES = {
     "kind": ("sweep",),
     "lattice.scaling": ("critical", "plain"),
     "lattice.range": ("taps", "derivative"),
-    "training.optimizer": ("adam", "adamw", "momentum", "nesterov", "rmsprop", "heavy-ball"),
+    "training.optimizer": ("adam", "adamw", "nesterov", "rmsprop"),
     "field.backend": ("numba",),
 }
-LATER_KEYS = ("training.schedule", "training.weight_decay", "training.momentum")
+LATER_KEYS = ("training.schedule", "training.weight_decay")
+#: What exists under another name.
+MOMENTUM = 'momentum is training.dynamics = "heavy-ball" with training.damping = -ln(momentum) / training.step'
 
 #: The longest side of a lattice or grid, and the most numbers in one array (1 TiB of float64): beyond lies a misprint.
 MOST_CELLS = 1_000_000
@@ -146,6 +148,8 @@ def _choice(known: Callable[[], Sequence[str]] | Sequence[str], key: str = "") -
         names = known() if callable(known) else known
         if isinstance(value, str) and value in names:
             return value
+        if key == "training.optimizer" and value in ("momentum", "heavy-ball"):
+            raise ValueError(f'"{value}": {MOMENTUM}')
         listed = ", ".join(f'"{name}"' for name in names)
         if isinstance(value, str) and value in later:
             raise ValueError(f'"{value}" does not exist yet; use {"one of " if len(names) > 1 else ""}{listed}')
@@ -525,7 +529,6 @@ class DecompositionConfig(AnyStudy):
         return config
 
 
-#: kind -> its configuration
 class SymmetryConfig(AnyStudy):
     """kind = "symmetry": is the layer density one function for all layers, and how far is it if they differ by ε?"""
 
@@ -677,6 +680,8 @@ def _explain(model: type[BaseModel], detail: Mapping[str, Any]) -> str:
     if kind == "missing":
         return f"{key}: is missing; add {_EXAMPLES.get(key, 'it')}"
     if kind == "extra_forbidden":
+        if key == "training.momentum":
+            return f"{key}: unknown key; {MOMENTUM}"
         if key in LATER_KEYS:
             return f"{key}: does not exist yet; remove it"
         known = _known_keys(model, loc[:-1])
@@ -735,11 +740,11 @@ def _impossible(config: AnyStudy) -> Iterator[str]:
 def _wrong_grids(config: AnyStudy) -> Iterator[str]:
     radius, seen = config._kernel.radius, set()
     for key, grid in config.grids():
+        if max(grid.n_x, grid.n_y) > MOST_CELLS:
+            yield f"field.refine_x: the refined grid {grid.n_x} x {grid.n_y} has more than {MOST_CELLS} cells a side"
         if grid.n_y in seen:
             continue
         seen.add(grid.n_y)
-        if max(grid.n_x, grid.n_y) > MOST_CELLS:
-            yield f"field.refine_x: the refined grid {grid.n_x} x {grid.n_y} has more than {MOST_CELLS} cells a side"
         try:
             grid.half_width(radius)
         except InputError as error:

@@ -25,9 +25,10 @@ from threadpoolctl import threadpool_limits
 from bbdfield.comparison.orders import fit_order
 from bbdfield.comparison.scores import Score, compare, grid_change
 from bbdfield.errors import InputError
-from bbdfield.fields.simulation import simulate
+from bbdfield.fields.simulation import check_depth_step, simulate
 from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
+from bbdfield.model.activations import is_built_in
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
 from bbdfield.model.scalings import to_lattice
@@ -37,6 +38,7 @@ from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import JobProgress, Session
 from solvers.backends import get_backend
 from solvers.grids import Grid
+from solvers.sweeps import get_scheme
 
 QUANTITIES = ("z", "w", "b", "loss")
 Details = dict[tuple[int, int], Score]
@@ -59,11 +61,16 @@ CAPTIONS = {
 
 
 def check(config: StudyConfig) -> str:
-    """Refuse a training step that could only diverge; returns backend and sharpness in words."""
+    """Refuse a training or depth step that could only diverge; returns backend and sharpness in words."""
     training, (depth, width) = config.training_plan(), config.rungs()[0]
     coarsest = config.lattice_at(depth, width)
     start = to_lattice(config.initial_fields(coarsest).on(coarsest.grid, coarsest))
     sharp = check_training_step(LatticeSystem(coarsest, Boundary.draw(config.dataset(), coarsest, training), start))
+    plan = Plan.of(config)
+    for job in dict.fromkeys((*plan.fields.values(), *plan.refined.values())):
+        lattice = config.lattice_at(job.depth, job.width)
+        grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
+        check_depth_step(config.initial_fields(lattice).on(grid), job.order or 0, get_scheme(config.field.depth_scheme))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     return f"{get_backend(config.field.backend).description}; {stable}"
 
@@ -72,7 +79,8 @@ def compute(config: StudyConfig, out: Path, session: Session) -> tuple[dict[str,
     """Train all lattices, integrate all fields, compare."""
     plan = Plan.of(config)
     jobs = plan.jobs()
-    workers = min(session.workers, len(jobs))
+    # another process would not know an activation that was registered in this one
+    workers = min(session.workers, len(jobs)) if is_built_in(config.lattice.activation) else 1
     lattices = len(plan.lattices)
     session.say(f"{lattices} lattices and {len(jobs) - lattices} fields in {workers} processes")
     _compute(jobs, config, out, workers, session.report, session.say)
@@ -304,9 +312,9 @@ def score_study(config: StudyConfig, plan: Plan, out: Path) -> tuple[dict[str, A
                         "order": order,
                         "n_x": plan.fields[order, rung].n_x,
                         "n_y": plan.fields[order, rung].n_y,
-                        "error": score.error,
-                        "max_error": score.max_error,
-                        "error_over_movement": score.error_over_movement,
+                        "error": _numbers(score.error),
+                        "max_error": _numbers(score.max_error),
+                        "error_over_movement": _numbers(score.error_over_movement),
                         "grid_error": max(change.values()) if change else None,
                         "grid_error_by": change,
                         "horizon": score.horizon,
@@ -348,7 +356,12 @@ def fit_ladder(rungs: list[dict[str, Any]], against: str | None, orders: list[in
 
 
 def _number(value: Any) -> float | None:
+    """For JSON: None where there is no number, as for an error over a movement that there was not."""
     return float(value) if np.isfinite(value) else None
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _number(value) for name, value in values.items()}
 
 
 # in words
@@ -383,7 +396,10 @@ def _headline(rungs: list[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
         f" and {error['loss']} in the loss"
     )
     slope = (scores.get("fitted_order") or {}).get(str(finest["order"]), {}).get("z")
-    if slope is not None:
+    floor = (finest.get("grid_error_by") or {}).get("z")
+    if floor is not None and finest["error"]["z"] is not None and floor > 0.3 * finest["error"]["z"]:
+        text += "; the error of the solver's own grid is of that size, so refine field.n_x or field.n_y"
+    elif slope is not None:
         text += f"; over the ladder the error of ẑ scales as {scores['fitted_against']}^{words.decimal(slope)}"
     horizon = finest["horizon"]
     return text + (

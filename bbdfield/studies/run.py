@@ -25,9 +25,11 @@ from bbdfield._version import __version__
 from bbdfield.errors import InputError
 from bbdfield.storage import git_revision
 from bbdfield.studies.config import AnyStudy
-from bbdfield.studies.kinds import JobProgress, Session, kind_of
+from bbdfield.studies.kinds import KINDS, JobProgress, Session, kind_of
 from bbdfield.studies.report import write_report
 
+#: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
+FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
 OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures")
 
 
@@ -111,7 +113,7 @@ def _prepare(out: Path, config: AnyStudy, *, overwrite: bool, resume: bool) -> N
             raise InputError(f"{out}: exists already; choose another directory, or --overwrite or --resume it")
         if not ours:
             raise InputError(f"{out}: is not a study's directory, so it is not overwritten; choose another one")
-        for path in [*(out / name for name in OUTPUTS), *out.glob("*.h5"), *out.glob("*.h5.part")]:
+        for path in [*(out / name for name in OUTPUTS), *(path for name in FILES for path in out.glob(name))]:
             if path.is_dir():
                 shutil.rmtree(path)
             else:

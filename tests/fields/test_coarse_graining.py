@@ -117,7 +117,7 @@ def test_on_its_own_grid_nothing_changes(run: bbdfield.Run) -> None:
 
 
 def test_merging_cells_averages_them(run: bbdfield.Run) -> None:
-    state, original = coarse_grain(run, Grid(3, 12)).at(t=0), run.fields(0)
+    state, original = coarse_grain(run, Grid(3, 12)).fields(0), run.fields(0)
     np.testing.assert_allclose(state.b, original.b.reshape(3, 2, 12, 2).mean(axis=1), rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(
         state.w, original.w.reshape(3, 2, *original.w.shape[1:]).mean(axis=1), rtol=1e-11, atol=1e-11
@@ -132,6 +132,38 @@ def test_coarse_fields_start_a_simulation_and_a_file(run: bbdfield.Run, tmp_path
     written = write_coarse_grained(run, Grid(12, 36), tmp_path / "coarse.h5")
     assert written.kind == "field" and written.fields(1).w.shape == (12, 36, 2, 9, 2)
     np.testing.assert_array_equal(written.loss, run.loss)
+
+
+def test_a_coarse_grained_start_keeps_the_second_order(tmp_path: Path) -> None:
+    """Order 1 at fixed n_x from the lattices' own first snapshots: the error still falls as a_x²."""
+    rng = np.random.default_rng(0)
+    data = bbdfield.Dataset("noise", rng.standard_normal((20, 12)), np.arange(20) % 3)
+    plan = bbdfield.Training(steps=4, batch=5, rates=bbdfield.Rates(1, 0.1, 0.1), step=0.2, snapshot_every=2, probe=3)
+    errors, depths = [], [24, 48, 96]
+    for depth in depths:
+        net = network(depth)
+        smooth = bbdfield.InitialFields(net, weight=2.0, correlation_x=0.5, bias=0.5)
+        run = bbdfield.train(net, data, plan, initial=smooth, out=tmp_path / f"l{depth}.h5")
+        start = coarse_grain(run, Grid(24, 12)).at(t=0)
+        sim = bbdfield.simulate(start, run.boundary, order=1, out=tmp_path / f"f{depth}.h5")
+        errors.append(bbdfield.compare(sim, run).error["z"])
+    assert slope(depths, errors) == pytest.approx(2.0, abs=0.1)
+
+
+def test_a_windowed_start_is_the_smoothed_average(run: bbdfield.Run) -> None:
+    coarse = coarse_grain(run, run.grid, Window(x=0.2))
+    np.testing.assert_array_equal(coarse.at(t=0).w, coarse.fields(0).w)
+    assert np.abs(coarse.at(t=0).w - run.fields(0).w).max() > 1e-3
+
+
+def test_damped_runs_are_coarse_grained_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = bbdfield.Dataset("noise", rng.standard_normal((20, 12)), np.arange(20) % 3)
+    rates = bbdfield.Rates(1, 1, 1)
+    plan = bbdfield.Training(steps=4, batch=5, rates=rates, dynamics="heavy-ball", damping=1.0, probe=3)
+    run = bbdfield.train(network(6), data, plan, out=tmp_path / "lattice.h5")
+    written = write_coarse_grained(run, Grid(3, 12), tmp_path / "coarse.h5")
+    assert set(written.trajectory.fields) == {"w", "b", "z", "r"}
 
 
 def test_a_time_without_snapshot_is_refused(run: bbdfield.Run) -> None:

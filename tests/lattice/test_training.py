@@ -11,6 +11,7 @@ import torch
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.lattice import training as training_module
 from bbdfield.lattice.network import forward
+from bbdfield.lattice.sharpness import stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import get_activation
 from bbdfield.model.boundary import Boundary
@@ -18,6 +19,7 @@ from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
 from bbdfield.model.scalings import heavy_ball_of, inertia, learning_rates, to_lattice
 from bbdfield.storage import Trajectory, content_digest
+from solvers.steppers import get_damped_stepper
 
 
 class Stop(Exception):
@@ -119,6 +121,25 @@ def test_damped_training_has_the_declared_order(signals, problems, fitted_order,
     reference, sizes = end(512), [8, 16, 32]
     errors = [np.linalg.norm(end(n) - reference) for n in sizes]
     assert fitted_order([1 / n for n in sizes], errors) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "damping"), [("heavy-ball", 0.1), ("heavy-ball", 2.0), ("leapfrog", 0.1), ("leapfrog", 2.0)]
+)
+def test_stability_limit_of_damped_steps_is_where_a_quadratic_loss_diverges(problems, dynamics, damping):
+    """u'' + γu' = −γλu has a spectral radius of 1 at the limit: just below it shrinks, just above it grows."""
+    limit = stability_limit(problems.training(dynamics=dynamics, damping=damping, step=1.0))
+    stepper = get_damped_stepper(dynamics)
+
+    def size(curvature):
+        u, v = (np.array([1.0]),), (np.array([0.3]),)
+        for _ in range(4000):
+            u, v = stepper.step(lambda t, u: (-damping * curvature * u[0],), 0.0, u, v, 1.0, damping)
+        return float(np.abs(u[0][0]))
+
+    assert size(0.99 * limit) < 1e-3
+    with np.errstate(over="ignore"):
+        assert not size(1.01 * limit) < 1e3
 
 
 def test_large_damping_is_the_overdamped_limit(signals, problems):

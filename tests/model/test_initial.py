@@ -102,10 +102,12 @@ def test_amplitudes_scale_the_same_draw(problems):
     assert not InitialFields(lattice, weight=0.0).on(lattice.grid).w.any()
 
 
-def test_readout_handed_out_is_a_copy(problems):
-    initial = InitialFields(problems.lattice())
-    initial.on(problems.lattice().grid).r[...] = 0.0
-    assert initial.on(problems.lattice().grid).r.any()
+def test_drawn_fields_cannot_be_changed_in_place(problems):
+    """Their origin is on record: what is changed must be copied first."""
+    state = InitialFields(problems.lattice()).on(problems.lattice().grid)
+    for name in ("w", "b", "r"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(state, name)[...] = 0.0
 
 
 def test_configuration_rebuilds_the_fields(problems):

@@ -104,9 +104,7 @@ def start(code: str, *arguments: Any) -> subprocess.Popen[str]:
     """
     command = [sys.executable, "-c", textwrap.dedent(load) + textwrap.dedent(code), *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[2])}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def child(code: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
@@ -375,9 +373,7 @@ def test_killed_between_snapshots(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="already open for"):
         h5py.File(path, "r")
     with Trajectory(path) as run:
-        assert (
-            not run.complete and run.step.tolist() == [0, 2, 4] and run.scalar_step.tolist() == [0, 1, 2, 3]
-        )
+        assert not run.complete and run.step.tolist() == [0, 2, 4] and run.scalar_step.tolist() == [0, 1, 2, 3]
         np.testing.assert_array_equal(run.fields["z"][2], state(4, description())["z"])
     with TrajectoryWriter.resume(path, config=CONFIG) as writer:
         train(writer, description())
@@ -530,9 +526,7 @@ def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: Path) -> None:
     assert noticed > 10
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("fields/z", "/fields/z is damaged"), ("scalars/loss", "altered")]
-)
+@pytest.mark.parametrize(("name", "words"), [("fields/z", "/fields/z is damaged"), ("scalars/loss", "altered")])
 def test_flipped_data(tmp_path: Path, name: str, words: str) -> None:
     """A checksum notices it where there is one; the digest always."""
     path = write(tmp_path / "a.h5")
@@ -549,9 +543,7 @@ def test_flipped_data(tmp_path: Path, name: str, words: str) -> None:
                 run.fields["z"][0]
 
 
-@pytest.mark.parametrize(
-    "name", ["step", "t", "scalar_step", "y", "fields/z", "scalars/loss", "boundary/x", "fields"]
-)
+@pytest.mark.parametrize("name", ["step", "t", "scalar_step", "y", "fields/z", "scalars/loss", "boundary/x", "fields"])
 def test_missing_dataset(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
@@ -572,9 +564,7 @@ def plant(path: Path, how: str) -> None:
             file["fields"].create_dataset("z", (9,), "f8", external=[("/etc/passwd", 0, 72)])
         else:
             z = file["fields"].create_dataset("z", (5, 2**40), "f8", chunks=(1, 2**20))
-            file.create_dataset("huge", (2**40,), "i8", chunks=(1024,)).make_scale(
-                f"{schema.NO_COORDINATE} {0:10d}"
-            )
+            file.create_dataset("huge", (2**40,), "i8", chunks=(1024,)).make_scale(f"{schema.NO_COORDINATE} {0:10d}")
             z.attrs["dims"] = "t huge"
             for axis, dim in enumerate(("t", "huge")):
                 z.dims[axis].attach_scale(file[dim])

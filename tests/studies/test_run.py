@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError, NumericsError
+from bbdfield.model.activations import register_activation
 from bbdfield.studies.config import StudyConfig, parse_config
 from bbdfield.studies.continuum import Plan
 from bbdfield.studies.run import run_study
@@ -153,6 +154,37 @@ def test_numbers_that_blow_up_stop_the_study_and_keep_what_was_saved(config: Stu
         run_study(wild, tmp_path / "run", workers=1, say=silent)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "run").glob("*.h5"))
+
+
+def test_a_group_that_does_not_move_has_no_error_over_movement(config: StudyConfig, tmp_path: Path) -> None:
+    still = changed(config, "rates = { w = 2.0, b = 0.5, r = 0.5 }", "rates = { w = 0.0, b = 0.5, r = 0.5 }")
+    scores = run_study(still, tmp_path / "run", workers=1, say=silent)
+    assert all(rung["error_over_movement"]["w"] is None for rung in scores["rungs"])
+    assert all(rung["error_over_movement"]["b"] > 0 for rung in scores["rungs"])
+
+
+def test_files_of_the_users_own_survive_an_overwrite(config: StudyConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_study(config, out, workers=1, say=silent)
+    (out / "mine.h5").write_bytes(b"my own")
+    run_study(config, out, workers=1, overwrite=True, say=silent)
+    assert (out / "mine.h5").read_bytes() == b"my own"
+
+
+def test_an_unstable_depth_step_is_refused_before_anything_is_written(config: StudyConfig, tmp_path: Path) -> None:
+    coarse = changed(config, "n_x = 6", 'n_x = 1\ndepth_scheme = "euler"')
+    with pytest.raises(InputError, match=r"field\.n_x = 1: unstable depth step"):
+        run_study(coarse, tmp_path / "run", workers=1, say=silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_activation_of_the_users_own_works_whatever_the_number_of_processes(
+    config: StudyConfig, tmp_path: Path
+) -> None:
+    register_activation("soft-sine", np.sin, np.cos, lambda z: -np.sin(z))
+    mine = changed(config, "readout_modes = 4", 'readout_modes = 4\nactivation = "soft-sine"')
+    scores = run_study(mine, tmp_path / "run", workers=2, say=silent)
+    assert scores["fitted_order"]["1"]["z"] > 1.2
 
 
 def test_a_width_ladder_is_fitted_against_a_y_with_one_field(config: StudyConfig, tmp_path: Path) -> None:
