@@ -490,10 +490,23 @@ class AnyStudy(_Section):
         if config.data.file is not None:
             absolute = str((folder or Path()).absolute() / config.data.file)
             config = config.model_copy(update={"data": DataSection(file=absolute)})
-        problems = list(_impossible(config))
+        problems = list(_impossible(config)) or list(config.refusals())
         if problems:
             raise _one_line(where, problems)
         return config
+
+    def refusals(self) -> Iterator[str]:
+        """What this kind of study cannot do although the network can be trained, one line each."""
+        yield from ()
+
+
+class OneNetwork(AnyStudy):
+    """A study of one network: no ladder."""
+
+    def refusals(self) -> Iterator[str]:
+        for key, size in (("lattice.depth", self.lattice.depth), ("lattice.width", self.lattice.width)):
+            if len(_listed(size)) > 1:
+                yield f"{key}: needs one size, since one network is studied (got {_show(list(_listed(size)))})"
 
 
 class StudyConfig(AnyStudy):
@@ -514,22 +527,13 @@ class StudyConfig(AnyStudy):
             yield "field.refine_y", self.field_grid(depth, width, refined=True)
 
 
-class DecompositionConfig(AnyStudy):
+class DecompositionConfig(OneNetwork):
     """kind = "decomposition": is L = L_bulk + L_boundary, at every step of a training and for every other network?"""
 
     decomposition: DecompositionSection = Field(default_factory=DecompositionSection)
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
-        config = super().from_table(table, where, folder)
-        for key, size in (("lattice.depth", config.lattice.depth), ("lattice.width", config.lattice.width)):
-            if len(_listed(size)) > 1:
-                needs = f"needs one size, since one network is trained (got {_show(list(_listed(size)))})"
-                raise _one_line(where, [f"{key}: {needs}"])
-        return config
 
-
-class SymmetryConfig(AnyStudy):
+class SymmetryConfig(OneNetwork):
     """kind = "symmetry": is the layer density one function for all layers, and how far is it if they differ by ε?"""
 
     symmetry: SymmetrySection = Field(default_factory=SymmetrySection)
@@ -538,16 +542,11 @@ class SymmetryConfig(AnyStudy):
         """(first, last): the fields of the layers first <= m < last are moved one layer on."""
         return self.symmetry.window or (1, self.rungs()[0][0] - 1)
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
-        config = super().from_table(table, where, folder)
-        problems = list(_impossible_symmetry(config))
-        if problems:
-            raise _one_line(where, problems)
-        return config
+    def refusals(self) -> Iterator[str]:
+        yield from list(super().refusals()) or _impossible_symmetry(self)
 
 
-class EnergyConfig(AnyStudy):
+class EnergyConfig(OneNetwork):
     """kind = "energy": where energy enters a network in training, how it moves along depth, and where it is lost."""
 
     field: EnergyFieldSection = Field(default_factory=EnergyFieldSection)
@@ -569,13 +568,8 @@ class EnergyConfig(AnyStudy):
         if len(self.rungs()) == 1:
             yield "field.n_x", self.field_grid()
 
-    @classmethod
-    def from_table(cls, table: Mapping[str, Any], where: str = "configuration", folder: Path | None = None) -> Self:
-        config = super().from_table(table, where, folder)
-        problems = list(_impossible_energy(config))
-        if problems:
-            raise _one_line(where, problems)
-        return config
+    def refusals(self) -> Iterator[str]:
+        yield from list(super().refusals()) or _impossible_energy(self)
 
 
 CONFIGS: dict[str, type[AnyStudy]] = {
@@ -806,10 +800,6 @@ def _wrong_data(config: AnyStudy) -> Iterator[str]:
 
 def _impossible_symmetry(config: SymmetryConfig) -> Iterator[str]:
     keys, symmetry = config.lattice, config.symmetry
-    for key, size in (("lattice.depth", keys.depth), ("lattice.width", keys.width)):
-        if len(_listed(size)) > 1:
-            yield f"{key}: needs one size, since symmetry is measured on one network (got {_show(list(_listed(size)))})"
-            return
     ((depth, width),) = config.rungs()
     if depth < 3:
         yield f"lattice.depth: needs at least 3 layers, one of them between two others (got {depth})"
@@ -829,11 +819,7 @@ def _impossible_symmetry(config: SymmetryConfig) -> Iterator[str]:
 
 
 def _impossible_energy(config: EnergyConfig) -> Iterator[str]:
-    keys, training = config.lattice, config.training
-    for key, size in (("lattice.depth", keys.depth), ("lattice.width", keys.width)):
-        if len(_listed(size)) > 1:
-            yield f"{key}: needs one size, since energy is followed in one network (got {_show(list(_listed(size)))})"
-            return
+    training = config.training
     if training.dynamics != "heavy-ball":
         yield (
             'training.dynamics: needs "heavy-ball", whose steps keep exact books of the energy; the overdamped law is'

@@ -325,7 +325,7 @@ def test_swaps_are_drawn_as_given():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lattice.depth=[4, 8]", "lattice.depth: needs one size, since energy is followed in one network (got [4, 8])"),
+        ("lattice.depth=[4, 8]", "lattice.depth: needs one size, since one network is studied (got [4, 8])"),
         ("training.dynamics=leapfrog", 'training.dynamics: needs "heavy-ball"'),
         ("training.steps=1", "training.steps: needs at least 2"),
         ("field.depth_scheme=rk4", 'field.depth_scheme: needs one of "euler", "midpoint" (got \'rk4\')'),

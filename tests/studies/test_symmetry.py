@@ -299,7 +299,7 @@ WINDOW = "needs two layers [first, last] with 1 <= first < last"
         ("lattice.depth=2", "lattice.depth: needs at least 3 layers, one of them between two others (got 2)"),
         (
             "lattice.depth=[7, 14]",
-            "lattice.depth: needs one size, since symmetry is measured on one network (got [7, 14])",
+            "lattice.depth: needs one size, since one network is studied (got [7, 14])",
         ),
         ("training.rates={ w = 0, b = 0, r = 1 }", "training.rates: needs a rate w > 0 or b > 0, or no layer moves"),
         ("symmetry.mlp=1000000", "symmetry.configurations: 12 would hold 2.4e+13 weights; give fewer"),
