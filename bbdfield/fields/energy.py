@@ -29,7 +29,6 @@ import numpy.typing as npt
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import CHUNK, FieldSystem
 from solvers.grids import Grid
-from solvers.sweeps import Sweep
 
 Array = npt.NDArray[np.float64]
 State = tuple[Any, ...]
@@ -218,7 +217,7 @@ def _currents(system: FieldSystem, velocities: list[State], z0: Array, targets: 
         part = slice(first, min(first + CHUNK, samples))
         start = backend.to_device(np.ascontiguousarray(z0[..., part]))
         sweep = system.march.forward(start, nodes)
-        last = _last_cotangent(system, sweep, backend.to_device(targets[part]))
+        _, last, _ = system.output(sweep.z[-1], system.u[2], backend.to_device(targets[part]))
         cotangents = system.march.adjoint(sweep, nodes, last, lambda _node, _bars: None)
         share = (part.stop - first) / samples
         for total, velocity in zip(result, velocities, strict=True):
@@ -226,13 +225,3 @@ def _currents(system: FieldSystem, velocities: list[State], z0: Array, targets: 
             for m, (cotangent, rate) in enumerate(zip(cotangents, rates, strict=True)):
                 total[m] += share * backend.to_numpy(xp.sum(cotangent * rate, axis=(1, 2)))
     return result
-
-
-def _last_cotangent(system: FieldSystem, sweep: Sweep, targets: Any) -> Any:
-    """∂ℓ/∂ẑ at the last site, (n_y, C, B)."""
-    xp, z = system.backend.xp, sweep.z[-1]
-    logits, _, matrix = system._logits(z, system.u[2])
-    pulled = xp.permute_dims(system.loss.gradient(logits, targets), (1, 0))
-    modes = system._readout.shape[1]
-    back = xp.reshape(xp.matmul(xp.permute_dims(matrix, (1, 0)), pulled), (modes, z.shape[1] * z.shape[2]))
-    return xp.reshape(xp.matmul(system._readout, back), z.shape)

@@ -122,6 +122,16 @@ class FieldSystem:
         matrix = xp.reshape(xp.permute_dims(r, (0, 2, 1)), (r.shape[0], modes * channels))
         return xp.permute_dims(xp.matmul(matrix, moments), (1, 0)), moments, matrix
 
+    def output(self, z_end: Array, r: Array, targets: Array) -> tuple[float, Array, Array]:
+        """The boundary at x = L_x: (loss, λ = ∂ℓ/∂ẑ(L_x) (n_y, C, B), ∂ℓ/∂R), all arrays on the device."""
+        xp, modes, (_, channels, samples) = self.xp, self._readout.shape[1], z_end.shape
+        logits, moments, matrix = self._logits(z_end, r)
+        pulled = xp.permute_dims(self.loss.gradient(logits, targets), (1, 0))
+        back = xp.reshape(xp.matmul(xp.permute_dims(matrix, (1, 0)), pulled), (modes, channels * samples))
+        lam = xp.reshape(xp.matmul(self._readout, back), z_end.shape)
+        r_bar = xp.reshape(xp.matmul(pulled, xp.permute_dims(moments, (1, 0))), (r.shape[0], modes, channels))
+        return self.loss.value(logits, targets), lam, xp.permute_dims(r_bar, (0, 2, 1))
+
     def gradient(self, u: tuple[Array, ...], z0: np.ndarray, targets: np.ndarray) -> tuple[float, tuple[Array, ...]]:
         """Loss and its functional gradient (δℓ/δŵ, δℓ/δb̂, ∂ℓ/∂R) on one set of samples, z0 (n_y, C, B)."""
         total, count = 0.0, z0.shape[-1]
@@ -144,15 +154,7 @@ class FieldSystem:
     ) -> tuple[float, tuple[Array, ...]]:
         xp, to_device = self.xp, self.backend.to_device
         sweep = self.march.forward(to_device(np.ascontiguousarray(z0)), nodes)
-        logits, moments, matrix = self._logits(sweep.z[-1], u[2])
-        y = to_device(targets)
-        loss = self.loss.value(logits, y)
-        pulled = xp.permute_dims(self.loss.gradient(logits, y), (1, 0))
-        modes, (n_y, channels, samples) = self._readout.shape[1], sweep.z[-1].shape
-        back = xp.reshape(xp.matmul(xp.permute_dims(matrix, (1, 0)), pulled), (modes, channels * samples))
-        lam = xp.reshape(xp.matmul(self._readout, back), (n_y, channels, samples))
-        r_bar = xp.matmul(pulled, xp.permute_dims(moments, (1, 0)))
-        r_bar = xp.permute_dims(xp.reshape(r_bar, (r_bar.shape[0], modes, channels)), (0, 2, 1))
+        loss, lam, r_bar = self.output(sweep.z[-1], u[2], to_device(targets))
         w_bar, b_bar = xp.zeros_like(nodes[0]), xp.zeros_like(nodes[1])
 
         def add(node: int, cotangents: tuple[Array, ...]) -> None:

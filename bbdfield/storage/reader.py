@@ -104,7 +104,7 @@ class Trajectory:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._file = _open(self.path)
+        self._file = open_file(self.path)
         try:
             with schema.one_line(f"{self.path}: damaged trajectory, restore it or run it again"):
                 self._read_header()
@@ -239,7 +239,7 @@ class Trajectory:
         self.close()
 
 
-def _open(path: Path) -> h5py.File:
+def open_file(path: Path) -> h5py.File:
     """Open plainly; a file that a running or killed writer left marked as open needs SWMR reading."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path, or run the study that writes it")
@@ -307,7 +307,7 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     source, target = Path(source), Path(target)
     if target.exists():
         raise InputError(f"{target}: exists already; name a new file for the migrated trajectory")
-    with _open(source) as file:
+    with open_file(source) as file:
         version = file.attrs.get("schema_version")
         if schema.plain(file.attrs.get("software")) != schema.SOFTWARE or not isinstance(version, np.integer):
             raise InputError(f"{source}: not a bbdfield trajectory; give one written by bbdfield")

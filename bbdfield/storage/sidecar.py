@@ -26,9 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bbdfield.errors import InputError
 from bbdfield.storage import schema
-from bbdfield.storage.reader import _open as open_file
-from bbdfield.storage.writer import _numeric as numeric
-from bbdfield.storage.writer import _provenance as provenance
+from bbdfield.storage.reader import open_file
+from bbdfield.storage.writer import numeric, provenance
 
 SIDECAR_VERSION = 1
 

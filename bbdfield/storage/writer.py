@@ -121,7 +121,7 @@ def _attach(file: h5py.File, dataset: h5py.Dataset, dims: Sequence[str]) -> None
         dataset.dims[axis].attach_scale(file[dim])
 
 
-def _numeric(values: ArrayLike, what: str) -> NDArray[Any]:
+def numeric(values: ArrayLike, what: str) -> NDArray[Any]:
     """As float64 or int64 without losing anything."""
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
@@ -192,8 +192,8 @@ class TrajectoryWriter:
         if target.exists() and not overwrite:
             raise InputError(f"{target}: exists already; choose another path, or overwrite or resume it")
         layout = _Layout(
-            {name: _numeric(values, f"coordinate {name}") for name, values in coordinates.items()},
-            {name: (dims, _numeric(values, f"boundary {name}")) for name, (dims, values) in boundary.items()},
+            {name: numeric(values, f"coordinate {name}") for name, values in coordinates.items()},
+            {name: (dims, numeric(values, f"boundary {name}")) for name, (dims, values) in boundary.items()},
             fields, scalars, evaluation, compression,
         )  # fmt: skip
         attributes = {
@@ -202,7 +202,7 @@ class TrajectoryWriter:
             "kind": kind,
             "seed": seed,
         }
-        attributes |= {"config": config, "resumed": [], **_provenance()}
+        attributes |= {"config": config, "resumed": [], **provenance()}
         return cls._start(target, layout, attributes)
 
     @classmethod
@@ -228,7 +228,7 @@ class TrajectoryWriter:
                 list(old.scalars), list(old.evaluation),
                 next((variable.compression for variable in old.fields.values()), None),
             )  # fmt: skip
-            attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], _provenance()]}
+            attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], provenance()]}
 
             def refill(writer: TrajectoryWriter) -> None:
                 rows = [dict(zip(old.scalars, row, strict=True)) for row in zip(*old.scalars.values(), strict=True)]
@@ -295,7 +295,7 @@ class TrajectoryWriter:
         self._expect(evaluation or {}, "evaluation")
         if step < 0 or (self.last_step is not None and step <= self.last_step):
             raise InputError(f"{self.path}: snapshot of step {step} after step {self.last_step}; steps increase from 0")
-        arrays = {name: _numeric(values, f"field {name}") for name, values in fields.items()}
+        arrays = {name: numeric(values, f"field {name}") for name, values in fields.items()}
         for name, array in arrays.items():
             wanted = self._datasets[f"fields/{name}"].shape[1:]
             if array.shape != wanted:
@@ -413,7 +413,7 @@ def _close_quietly(file: h5py.File) -> None:
         return
 
 
-def _provenance() -> dict[str, Any]:
+def provenance() -> dict[str, Any]:
     """Who wrote this, when and how: what a repetition needs besides the configuration."""
     versions = {"python": platform.python_version()}
     for package in ("numpy", "scipy", "h5py", "bbdfield"):
