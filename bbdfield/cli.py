@@ -422,9 +422,11 @@ def simulate(
 
     from bbdfield.fields.coarse_graining import coarse_grain
     from bbdfield.fields.simulation import simulate as simulate_field
+    from solvers.backends import get_backend
 
     with _open_lattice(lattice) as source, _resumable(context), Progress() as progress, threadpool_limits(1):
-        grid = _grid_of(source, n_x, n_y)
+        grid, device = _grid_of(source, n_x, n_y), get_backend(backend)
+        progress.say(device.description)
         if "initial" in source.config:
             start = source.initial_fields.on(grid)
         else:
@@ -435,7 +437,7 @@ def simulate(
             source.boundary,
             order=order,
             depth_scheme=depth_scheme,
-            backend=backend,
+            backend=device,
             out=out,
             overwrite=overwrite,
             resume=resume,
@@ -712,7 +714,7 @@ def self_test() -> list[dict[str, Any]]:
     """On every backend that answers: adjoints are exact, and the field at the lattice's resolution is the lattice.
 
     With Euler's scheme on n_x = M depth cells the order-0 field theory *is* the network, so both must train alike to
-    rounding; they share no code for it.
+    rounding; their operators and gradients are written twice.
     """
     from solvers.backends import available_backends
 
