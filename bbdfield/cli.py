@@ -426,7 +426,6 @@ def simulate(
 
     with _open_lattice(lattice) as source, _resumable(context), Progress() as progress, threadpool_limits(1):
         grid, device = _grid_of(source, n_x, n_y), get_backend(backend)
-        progress.say(device.description)
         if "initial" in source.config:
             start = source.initial_fields.on(grid)
         else:
@@ -444,6 +443,7 @@ def simulate(
             progress=progress.of(f"field order {order} on {grid.n_x}x{grid.n_y}"),
         )
     with recorded:
+        click.echo(f"integrated by {device.description}", err=True)
         _print_summary(recorded)
 
 
