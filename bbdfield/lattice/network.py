@@ -137,17 +137,6 @@ def width_operator_adjoint(w: Array, values: Array, padding: str) -> Array:
 # The network, piece by piece
 
 
-def lift_samples(x: npt.ArrayLike, lift: Array) -> Array:
-    """Return z[0][y,c,s] = Σ_d lift[c,d] x[s,d,y]: samples (B, D, N) and lift (C, D) → (N, C, B)."""
-    samples = np.asarray(x, dtype=np.float64)
-    if samples.ndim != 3 or lift.ndim != 2 or samples.shape[1] != lift.shape[1]:
-        raise InputError(
-            f"lift_samples: samples {samples.shape} must be (B, D, N) and the lift {lift.shape} (C, D), with the same D"
-        )
-    z0: Array = np.matmul(lift, np.ascontiguousarray(samples.transpose(2, 1, 0)))
-    return z0
-
-
 def forward(
     z0: Array,
     w: Array,

@@ -204,6 +204,7 @@ class Training:
         return self.dynamics in DAMPED
 
     def snapshot_steps(self) -> list[int]:
+        """Steps before which a snapshot is taken; the last is the end of training."""
         steps = list(range(0, self.steps, self.snapshot_every))
         return [*steps, self.steps]
 

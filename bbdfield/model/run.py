@@ -97,9 +97,9 @@ def record(
             **_layout(boundary, lattice, grid),
         )
     with writer, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        last = writer.last_step
+        last, due = writer.last_step, set(training.snapshot_steps())
         for k in range(last if last is not None else 0, training.steps + 1):
-            if (k % training.snapshot_every == 0 or k == training.steps) and k != last:
+            if k in due and k != last:
                 _snapshot(writer, system, boundary, grid, k)
             if k == training.steps:
                 break
@@ -126,10 +126,9 @@ def evaluate(system: System, boundary: Boundary) -> dict[str, float]:
     if not len(targets) or dataset.x_test is None or dataset.y_test is None:
         return {"test_loss": float("nan"), "test_accuracy": float("nan")}
     logits = system.logits(dataset.x_test[: len(targets)])
-    labelled = dataset.y_test.ndim == 1
     return {
         "test_loss": get_loss(boundary.lattice.loss).value(logits, targets),
-        "test_accuracy": accuracy(logits, dataset.y_test[: len(targets)]) if labelled else float("nan"),
+        "test_accuracy": accuracy(logits, dataset.y_test[: len(targets)]) if dataset.has_labels else float("nan"),
     }
 
 

@@ -12,7 +12,6 @@ from bbdfield.lattice.network import (
     Network,
     fold,
     forward,
-    lift_samples,
     pad,
     readout,
     readout_basis,
@@ -100,7 +99,7 @@ def test_loss_and_gradients_match_torch(activation, loss, padding, tied, skip, d
     length_y = 2.5
 
     net = Network(get_activation(activation), get_loss(loss), padding, length_y / n, length_y, skip)
-    z0 = lift_samples(x, lift)
+    z0 = np.einsum("cd,sdy->ycs", lift, x)
     found = net.loss_and_gradients(z0, w, b, r, prepare_targets(loss, labels, 3), keep_delta=True)
 
     z0_t = torch.einsum("cd,sdy->ycs", torch.tensor(lift), torch.tensor(x)).requires_grad_()
@@ -294,8 +293,6 @@ def test_arrays_that_do_not_fit_are_refused(change, message):
         net.loss_and_gradients(**arrays)
 
 
-def test_unknown_padding_and_lift_are_refused():
+def test_unknown_padding_is_refused():
     with pytest.raises(InputError, match="unknown padding 'same': use one of zeros, circular, reflect"):
         network.check_padding("same", 4, 1)
-    with pytest.raises(InputError, match="with the same D"):
-        lift_samples(np.zeros((2, 1, 8)), np.zeros((3, 2)))
