@@ -694,7 +694,7 @@ def environment() -> dict[str, dict[str, str]]:
     from solvers.backends import available_backends
 
     versions = {"bbdfield": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy", "h5py", "numba", "matplotlib", "pydantic", "cupy-cuda12x", "cupy-cuda13x"):
+    for name in ("numpy", "scipy", "h5py", "matplotlib", "pydantic", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
