@@ -9,6 +9,9 @@ import numpy as np
 
 from solvers.errors import InputError
 
+#: order in the spacing of averages over cells, for smooth functions
+AVERAGE_ORDER = 5
+
 
 def interpolation_matrix(source: np.ndarray, target: np.ndarray, points: int = 6) -> np.ndarray:
     """Rows that evaluate, at `target`, the polynomial through the `points` nearest entries of `source`.
@@ -51,3 +54,13 @@ def interpolation_matrix(source: np.ndarray, target: np.ndarray, points: int = 6
 def apply_along_first(matrix: np.ndarray, values: np.ndarray) -> np.ndarray:
     """matrix @ values along the first axis, whatever the others are."""
     return (matrix @ values.reshape(values.shape[0], -1)).reshape(matrix.shape[0], *values.shape[1:])
+
+
+def average_matrix(source: int, target: int) -> np.ndarray:
+    """(target, source): averages over `source` equal cells -> averages over `target` equal cells of the same interval.
+
+    The primitive at the source's edges is interpolated at the target's edges. Columns conserve the integral.
+    """
+    primitive = np.tril(np.ones((source + 1, source)), -1) / source
+    edges = interpolation_matrix(np.arange(source + 1) / source, np.arange(target + 1) / target, AVERAGE_ORDER + 1)
+    return target * np.diff(edges @ primitive, axis=0)

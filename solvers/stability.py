@@ -1,18 +1,54 @@
-"""How large a depth step may be."""
+"""How waves grow: frozen-coefficient analysis of ∂_x z = A(q) z and of the schemes that march it."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from solvers.errors import InputError
+from solvers.sweeps import DepthScheme
 
-def kernel_norm(w: np.ndarray, h_y: float) -> float:
-    """max over x, y and wave number q of |Σ_k h_y ŵ_k e^{iqk}|₂, the local operator norm of 𝒦[ŵ].
+#: short waves may grow this much more than long ones over the whole depth; beyond, an equation counts as ill posed
+MOST_GROWTH = 1e3
+#: matrices examined at most per analysis; larger problems are sampled evenly in x, y and q
+MATRICES = 40_000
 
-    w: (..., C, T, C). Exact for tied kernels with circular padding, up to the spacing of the wave numbers tried (4 or
-    more per tap); a bound for zero padding; with reflection the norm can be √2 times larger, as the edge is counted
-    twice; and a frozen-coefficient estimate when ŵ depends on y.
+
+def amplification(scheme: DepthScheme, z: np.ndarray) -> np.ndarray:
+    """R(z), the factor by which one step of the scheme multiplies a mode with h·A = z: a polynomial."""
+    stages: list[np.ndarray] = []
+    for row in scheme.a:
+        stages.append(1.0 + z * sum((a * k for a, k in zip(row, stages, strict=False)), np.zeros_like(z)))
+    return 1.0 + z * sum(b * k for b, k in zip(scheme.b, stages, strict=True))
+
+
+def sample(count: int, most: int) -> np.ndarray:
+    """Up to `most` indices spread evenly over range(count), both ends included."""
+    return np.unique(np.linspace(0, count - 1, max(1, min(count, most))).round().astype(int))
+
+
+def excess(exponents: np.ndarray) -> float:
+    """How much more the fastest wave grows than the longest one (exponents[0], or not at all): ln of a factor."""
+    return float(np.max(exponents) - max(exponents[0], 0.0))
+
+
+def too_much(exponents: np.ndarray) -> bool:
+    """Whether waves grow by more than MOST_GROWTH beyond the longest one; a non-finite exponent is too much."""
+    return not excess(exponents) <= math.log(MOST_GROWTH)
+
+
+def require_limit(h: float, rate: float, scheme: DepthScheme, length: float) -> None:
+    """Refuse a depth step outside the scheme's stability interval.
+
+    Raises
+    ------
+    InputError
+        when h |∂G/∂ẑ| exceeds it; says how many depth cells would do.
     """
-    taps = w.shape[-2]
-    kernels = np.moveaxis(w, -2, 0).reshape(taps, -1, w.shape[-3], w.shape[-1])
-    spectrum = np.fft.rfft(h_y * kernels, n=max(16, 4 * taps), axis=0)
-    return float(np.linalg.norm(spectrum, ord=2, axis=(-2, -1)).max())
+    if h * rate > scheme.real_limit:
+        needed = int(np.ceil(length * rate / scheme.real_limit))
+        raise InputError(
+            f"field.n_x = {round(length / h)}: unstable depth step, h_x |∂G/∂ẑ| = {h * rate:.3g} exceeds"
+            f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
+        )

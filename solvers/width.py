@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from solvers.grids import Grid
 from solvers.padding import fold, pad
 
@@ -49,6 +51,7 @@ class KernelOperator:
 
     def __init__(self, xp: Any, grid: Grid, radius: float, *, tied: bool, padding: str, method: str = "auto") -> None:
         self.xp = xp
+        self.bounded = True  # whatever the grid
         self.half = grid.half_width(radius)
         self.taps = 2 * self.half + 1
         self.du = grid.h_y
@@ -106,6 +109,21 @@ class KernelOperator:
         if self.tied:
             products = xp.sum(products, axis=0)
         return self.du * xp.reshape(products, (*products.shape[:-1], self.taps, channels))
+
+    def symbol(self, w: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """The operator on e^{iqy} with ŵ frozen, on an infinite grid: h_y Σ_k ŵ_k e^{iqu_k}.
+
+        Parameters
+        ----------
+        w : (..., C, T, C), NumPy.
+        q : (n_q,) wave numbers per unit of y.
+
+        Returns
+        -------
+        (n_q, ..., C, C) complex.
+        """
+        offsets = self.du * np.arange(-self.half, self.half + 1)
+        return np.tensordot(self.du * np.exp(1j * np.multiply.outer(np.asarray(q, float), offsets)), w, axes=(1, -2))
 
     def _matrix(self, w: Array) -> Array:
         return self.xp.reshape(w, (*w.shape[:-2], w.shape[-2] * w.shape[-1]))

@@ -191,3 +191,27 @@ def test_fast_length_is_the_next_product_of_small_primes():
     smooth = sorted(2**a * 3**b * 5**c for a in range(10) for b in range(6) for c in range(4))
     for n in range(1, 400):
         assert _fast_length(n) == next(m for m in smooth if m >= n)
+
+
+@pytest.mark.parametrize("method", ["direct", "fft"])
+def test_symbol_is_what_the_operator_does_to_plane_waves(method):
+    cells, half, length = 16, 3, 1.3
+    grid = Grid(1, cells, length_y=length)
+    w, *_ = arrays(cells, half, True)
+    k = KernelOperator(np, grid, (half + 0.5) * grid.h_y, tied=True, padding="circular", method=method)
+    q = 2 * np.pi * np.arange(-cells // 2, cells // 2 + 1) / length
+    direction = np.array([0.6, -1.1])
+    for wave_number, matrix in zip(q, k.symbol(w, q), strict=True):
+        wave = np.exp(1j * wave_number * grid.y)
+        signal = (wave[:, None] * direction)[:, :, None]
+        image = k.apply(w, signal.real.copy()) + 1j * k.apply(w, signal.imag.copy())
+        np.testing.assert_allclose(image[:, :, 0], wave[:, None] * (matrix @ direction), rtol=0, atol=1e-13)
+
+
+def test_symbol_keeps_leading_axes():
+    w = np.random.default_rng(2).standard_normal((4, 9, 2, 5, 2))
+    k = KernelOperator(np, Grid(1, 9), 2.5 / 9, tied=False, padding="zeros")
+    found = k.symbol(w, np.array([0.0, 2.0, -2.0]))
+    assert found.shape == (3, 4, 9, 2, 2)
+    np.testing.assert_allclose(found[0], w.sum(axis=-2) / 9, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found[1], found[2].conj(), rtol=0, atol=1e-14)
