@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from bbdfield.fields.simulation import simulate
     from bbdfield.lattice.training import train
     from bbdfield.model.activations import register_activation
-    from bbdfield.model.architecture import FieldState, Kernel, Lattice, Rates, Training
+    from bbdfield.model.architecture import FieldState, Lattice, Rates, Training
     from bbdfield.model.boundary import Boundary
     from bbdfield.model.initial import InitialFields
+    from bbdfield.model.ranges import Derivative, Kernel, Taps
     from bbdfield.model.run import Run
     from bbdfield.storage import Trajectory
     from solvers.grids import Grid
@@ -35,17 +36,19 @@ if TYPE_CHECKING:
 _WHERE = {
     "Boundary": "bbdfield.model.boundary",
     "Dataset": "bbdfield.datasets",
+    "Derivative": "bbdfield.model.ranges",
     "FieldState": "bbdfield.model.architecture",
     "Grid": "solvers.grids",
     "InitialFields": "bbdfield.model.initial",
     "InputError": "bbdfield.errors",
-    "Kernel": "bbdfield.model.architecture",
+    "Kernel": "bbdfield.model.ranges",
     "Lattice": "bbdfield.model.architecture",
     "NumericsError": "bbdfield.errors",
     "Rates": "bbdfield.model.architecture",
     "Run": "bbdfield.model.run",
     "Score": "bbdfield.comparison.scores",
     "Training": "bbdfield.model.architecture",
+    "Taps": "bbdfield.model.ranges",
     "Trajectory": "bbdfield.storage",
     "coarse_grain": "bbdfield.fields.coarse_graining",
     "compare": "bbdfield.comparison.scores",
@@ -59,6 +62,7 @@ _WHERE = {
 __all__ = [
     "Boundary",
     "Dataset",
+    "Derivative",
     "FieldState",
     "Grid",
     "InitialFields",
@@ -69,6 +73,7 @@ __all__ = [
     "Rates",
     "Run",
     "Score",
+    "Taps",
     "Training",
     "Trajectory",
     "__version__",

@@ -397,6 +397,9 @@ def train(
 @_n_x
 @_n_y
 @click.option("--depth-scheme", default="rk4", show_default=True, help="euler, midpoint or rk4.")
+@click.option("--width-order", type=int, help="Order in a_y for lattices with taps: 0, 1 or 2.  [default: 2]")
+@click.option("--stencil", type=int, default=4, show_default=True, help="Accuracy of derivatives in y: 2, 4 or 6.")
+@click.option("--ill-posed", default="refuse", show_default=True, help="refuse, or cutoff: waves up to π/a_y only.")
 @click.option("--backend", default="auto", show_default=True, help="auto, numpy or cupy.")
 @_overwrite
 @_resume
@@ -409,6 +412,9 @@ def simulate(
     n_x: int | None,
     n_y: int | None,
     depth_scheme: str,
+    width_order: int | None,
+    stencil: int,
+    ill_posed: str,
     backend: str,
     overwrite: bool,
     resume: bool,
@@ -436,6 +442,9 @@ def simulate(
             source.boundary,
             order=order,
             depth_scheme=depth_scheme,
+            width_order=width_order,
+            stencil=stencil,
+            ill_posed=ill_posed,
             backend=device,
             out=out,
             overwrite=overwrite,
@@ -765,10 +774,11 @@ def _lattice_error(backend: str, tied: bool) -> float:
     from bbdfield.datasets import Dataset
     from bbdfield.fields.simulation import FieldSystem
     from bbdfield.lattice.training import LatticeSystem
-    from bbdfield.model.architecture import Kernel, Lattice, Rates, Training
+    from bbdfield.model.architecture import Lattice, Rates, Training
     from bbdfield.model.boundary import Boundary
     from bbdfield.model.initial import InitialFields
-    from bbdfield.model.scalings import LatticeState, to_field, to_lattice
+    from bbdfield.model.ranges import Kernel
+    from bbdfield.model.units import LatticeState, to_field, to_lattice
 
     rng = np.random.default_rng(2)
     data = Dataset("self-test", rng.standard_normal((40, 1, 20)), np.arange(40) % 4)

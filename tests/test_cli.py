@@ -197,7 +197,7 @@ def test_train_chooses_the_rung(here):
 
 def test_simulate_starts_from_a_lattice_that_was_not_drawn(here, capsys):
     from bbdfield.lattice.training import train
-    from bbdfield.model.scalings import to_lattice
+    from bbdfield.model.units import to_lattice
 
     with Run("lattice.h5") as run:
         start = to_lattice(run.initial_fields.on(run.grid))
@@ -349,7 +349,7 @@ def test_lattice_and_field_that_do_not_belong_together(refused, here, override, 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--order", "2"], "order 2 does not exist; use one of 0, 1"),
+        (["--order", "2"], 'field.orders: order 2 is not defined for lattice.scaling = "residual"; use one of 0, 1'),
         (["--depth-scheme", "heun"], "'heun' does not exist; use one of euler, midpoint, rk4"),
         (["--backend", "abacus"], "'abacus' does not exist; use one of auto, numpy"),
         (["--n-x", "0"], "n_x = 0: needs a positive whole number"),

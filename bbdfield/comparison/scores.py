@@ -84,6 +84,12 @@ def check_comparable(sim: Run, run: Run) -> None:
             f"{pair}: the field is that of {mine.get('depth')} layers (its order keeps a_x), the lattice has"
             f" {theirs.get('depth')}; simulate from this lattice file"
         )
+    knows_a_y = sim.lattice.range.width_orders and sim.config.get("field", {}).get("width_order") != 0
+    if knows_a_y and mine.get("width") != theirs.get("width"):
+        raise InputError(
+            f"{pair}: the field is that of {mine.get('width')} cells (its width order keeps a_y), the lattice has"
+            f" {theirs.get('width')}; simulate from this lattice file"
+        )
     mine, theirs = sim.config["training"], run.config["training"]
     differing = [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
     if differing:

@@ -27,25 +27,15 @@ from bbdfield.errors import InputError
 from bbdfield.model.architecture import FieldState, Lattice
 from bbdfield.model.run import Run, write_fields
 from solvers.grids import Grid
-from solvers.interpolation import apply_along_first, interpolation_matrix
+from solvers.interpolation import apply_along_first, average_matrix, interpolation_matrix
 
-#: order in the spacing of cell averages and of point values, for smooth fields
-AVERAGE_ORDER, POINT_ORDER = 5, 6
+#: order in the spacing of point values, for smooth fields (cell averages: AVERAGE_ORDER)
+POINT_ORDER = 6
 
 
 def along(matrix: np.ndarray, values: np.ndarray, axis: int) -> np.ndarray:
     """matrix applied to one axis of an array."""
     return np.moveaxis(apply_along_first(matrix, np.moveaxis(values, axis, 0)), 0, axis)
-
-
-def average_matrix(source: int, target: int) -> np.ndarray:
-    """(target, source): averages over `source` equal cells -> averages over `target` equal cells of the same interval.
-
-    The primitive at the source's edges is interpolated at the target's edges. Columns conserve the integral.
-    """
-    primitive = np.tril(np.ones((source + 1, source)), -1) / source
-    edges = interpolation_matrix(np.arange(source + 1) / source, np.arange(target + 1) / target, AVERAGE_ORDER + 1)
-    return target * np.diff(edges @ primitive, axis=0)
 
 
 def window_matrix(points: np.ndarray, length: float) -> np.ndarray:
@@ -57,12 +47,10 @@ def window_matrix(points: np.ndarray, length: float) -> np.ndarray:
 
 
 def restrict(state: FieldState, grid: Grid) -> FieldState:
-    """ŵ, b̂ at the links, cells and taps of another grid (R as it is)."""
-    radius = state.lattice.range.radius
+    """ŵ, b̂ at the links, cells and components of another grid (R as it is)."""
     in_x = interpolation_matrix(state.grid.x_links, grid.x_links, POINT_ORDER)
     in_y = interpolation_matrix(state.grid.y, grid.y, POINT_ORDER)
-    in_u = interpolation_matrix(state.grid.taps(radius), grid.taps(radius), POINT_ORDER)
-    w = along(in_u, along(in_x, state.w, 0), -2)
+    w = along(state.lattice.range.onto(state.grid, grid), along(in_x, state.w, 0), -2)
     if not state.lattice.range.tied:
         w = along(in_y, w, 1)
     b = along(in_y, along(in_x, state.b, 0), 1)
@@ -98,7 +86,7 @@ class CoarseGrained:
         source = run.grid
         if (grid.length_x, grid.length_y) != (source.length_x, source.length_y):
             raise InputError(f"coarse-graining {run.path}: the grid must have the run's lengths L_x and L_y")
-        self._taps = source.taps(run.lattice.range.radius), grid.taps(run.lattice.range.radius)
+        self._components = run.lattice.range.onto(source, grid, averaged=True)
 
     @cached_property
     def _links(self) -> np.ndarray:
@@ -120,8 +108,7 @@ class CoarseGrained:
         """ŵ, b̂, R at snapshot i."""
         state = self.run.fields(i)
         lattice: Lattice = state.lattice
-        source_taps, target_taps = self._taps
-        w = along(average_matrix(source_taps.size, target_taps.size), along(self._links, state.w, 0), -2)
+        w = along(self._components, along(self._links, state.w, 0), -2)
         if not lattice.range.tied:
             w = along(self._cells, w, 1)
         b = along(self._cells, along(self._links, state.b, 0), 1)

@@ -18,17 +18,24 @@ from typing import Any
 import numpy as np
 
 from bbdfield.errors import InputError
-from bbdfield.fields.equations import bulk_equation
+from bbdfield.fields.well_posedness import (
+    REMEDIES,
+    STENCIL,
+    Regularised,
+    check,
+    cutoff,
+    cutoff_matrix,
+    unbounded,
+)
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Run, record
+from bbdfield.model.scalings import BulkEquation
 from solvers.backends import Backend, get_backend
-from solvers.stability import kernel_norm
 from solvers.steppers import get_damped_stepper, get_stepper
-from solvers.sweeps import DepthMarch, DepthScheme, get_scheme
-from solvers.width import KernelOperator
+from solvers.sweeps import DepthMarch, get_scheme
 
 Array = Any
 State = tuple[Array, ...]
@@ -37,44 +44,38 @@ State = tuple[Array, ...]
 CHUNK = 256
 
 
-def check_depth_step(start: FieldState, order: int, scheme: DepthScheme) -> None:
-    """Refuse a grid too coarse in depth for an explicit scheme.
-
-    The rate |∂G/∂ẑ| is estimated from the initial ŵ: max|σ'| times the norm of the kernel's Fourier symbol.
-
-    Raises
-    ------
-    InputError
-        when h_x |∂G/∂ẑ| leaves the scheme's stability interval; says how many depth cells would do.
-    """
-    grid, lattice = start.grid, start.lattice
-    slope = float(np.max(np.abs(get_activation(lattice.activation).df(np.linspace(-8.0, 8.0, 801)))))
-    rate = slope * kernel_norm(np.asarray(start.w), grid.h_y)
-    if order == 1:  # the operator that is integrated is A − (a_x/2) A²
-        rate *= 1.0 + 0.5 * lattice.a_x * rate
-    if grid.h_x * rate > scheme.real_limit:
-        needed = int(np.ceil(grid.length_x * rate / scheme.real_limit))
-        raise InputError(
-            f"field.n_x = {grid.n_x}: unstable depth step, h_x |∂G/∂ẑ| = {grid.h_x * rate:.3g} exceeds"
-            f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
-        )
-
-
 class FieldSystem:
     """The discretised field theory of one network, order and grid, with its state (ŵ, b̂, R) on the device."""
 
     def __init__(
-        self, start: FieldState, boundary: Boundary, *, order: int, scheme: str, backend: str | Backend = "auto"
+        self,
+        start: FieldState,
+        boundary: Boundary,
+        *,
+        order: int,
+        scheme: str,
+        backend: str | Backend = "auto",
+        width_order: int | None = None,
+        stencil: int = STENCIL,
+        ill_posed: str = "refuse",
     ) -> None:
+        if ill_posed not in REMEDIES:
+            raise InputError(f"field.ill_posed = {ill_posed!r}: use one of {', '.join(REMEDIES)}")
         self.backend = get_backend(backend)
         xp = self.xp = self.backend.xp
         self.lattice, self.grid, self.boundary, self.order = start.lattice, start.grid, boundary, order
         lattice, grid = self.lattice, self.grid
         self.activation, self.loss = get_activation(lattice.activation), get_loss(lattice.loss)
         self.tied = lattice.range.tied
-        operator = KernelOperator(xp, grid, lattice.range.radius, tied=self.tied, padding=lattice.padding)
-        self.march = DepthMarch(bulk_equation(order, operator, self.activation, lattice.a_x), grid, get_scheme(scheme))
-        check_depth_step(start, order, self.march.scheme)
+        operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
+        equation: BulkEquation = lattice.law.bulk(order, operator, self.activation, lattice.a_x)
+        self.q_max: float | None = None
+        self._project: Callable[[Array], Array] = lambda z: z
+        if ill_posed == "cutoff":
+            regularised = Regularised(equation, xp, self.backend.to_device(cutoff_matrix(lattice, grid)))
+            equation, self.q_max, self._project = regularised, cutoff(lattice), regularised.project
+        self.equation = equation
+        self.march = DepthMarch(equation, grid, get_scheme(scheme))
         reconstruction = self.march.reconstruction
         to_device = self.backend.to_device
         nodal = reconstruction.scheme.nodal
@@ -83,6 +84,7 @@ class FieldSystem:
         basis = np.cos(np.pi / grid.length_y * np.outer(grid.y, np.arange(lattice.readout_modes)))
         self._readout = to_device(grid.h_y * basis)
         self.load({"w": start.w, "b": start.b, "r": start.r})
+        self.watch(0.0)
 
     # state
 
@@ -100,7 +102,20 @@ class FieldSystem:
         parts = dict(zip((*GROUPS, *VELOCITIES), (*self.u, *self.v), strict=False))
         return {name: self.backend.to_numpy(part) for name, part in parts.items()}
 
+    def watch(self, t: float) -> None:
+        """Refuse weights for which the equation is ill posed (NumericsError) or the first depth step too large
+        (InputError).
+        """
+        if t > 0 and not unbounded(self.lattice, self.equation):
+            return
+        w = self.backend.to_numpy(self.u[0])
+        check(self.lattice, self.grid, self.equation, self.march.scheme, w, self.q_max, t)
+
     # space
+
+    def _start(self, z0: np.ndarray) -> Array:
+        """ẑ(0, y) on the device."""
+        return self._project(self.backend.to_device(np.ascontiguousarray(z0)))
 
     def _nodes(self, u: tuple[Array, ...]) -> tuple[Array, Array]:
         """ŵ and b̂ where the depth scheme needs them."""
@@ -153,7 +168,7 @@ class FieldSystem:
         self, u: tuple[Array, ...], nodes: tuple[Array, Array], z0: np.ndarray, targets: np.ndarray
     ) -> tuple[float, tuple[Array, ...]]:
         xp, to_device = self.xp, self.backend.to_device
-        sweep = self.march.forward(to_device(np.ascontiguousarray(z0)), nodes)
+        sweep = self.march.forward(self._start(z0), nodes)
         loss, lam, r_bar = self.output(sweep.z[-1], u[2], to_device(targets))
         w_bar, b_bar = xp.zeros_like(nodes[0]), xp.zeros_like(nodes[1])
 
@@ -168,7 +183,7 @@ class FieldSystem:
         """Cotangents at the nodes -> functional gradients: divide by the cell of (x, u), (x, y, u) or (x, y)."""
         w_bar, b_bar, r_bar = bars
         h_y = self.grid.h_y
-        w_cell = h_y if self.tied else h_y * h_y
+        w_cell = self.lattice.range.cell(h_y) * (1.0 if self.tied else h_y)
         if self._to_gradient is None:
             h_x = self.grid.h_x
             return w_bar / (h_x * w_cell), b_bar / (h_x * h_y), r_bar
@@ -207,7 +222,7 @@ class FieldSystem:
 
     def probe(self) -> np.ndarray:
         """ẑ (n_x + 1, n_y, C, B) on the probe set."""
-        z0 = self.backend.to_device(self.boundary.probe_input(self.grid.n_y))
+        z0 = self._start(self.boundary.probe_input(self.grid.n_y))
         sweep = self.march.forward(z0, self._nodes(self.u), keep=False)
         return np.stack([self.backend.to_numpy(z) for z in sweep.z])
 
@@ -216,7 +231,7 @@ class FieldSystem:
         nodes = self._nodes(self.u)
         parts = []
         for first in range(0, len(x), CHUNK):
-            z0 = self.backend.to_device(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
+            z0 = self._start(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
             z_end = self.march.forward(z0, nodes, keep=False).z[-1]
             parts.append(self.backend.to_numpy(self._logits(z_end, self.u[2])[0]))
         return np.concatenate(parts)
@@ -229,6 +244,9 @@ def simulate(
     order: int = 1,
     depth_scheme: str = "rk4",
     backend: str | Backend = "auto",
+    width_order: int | None = None,
+    stencil: int = STENCIL,
+    ill_posed: str = "refuse",
     out: str | Path,
     overwrite: bool = False,
     resume: bool = False,
@@ -243,6 +261,8 @@ def simulate(
     boundary : data and sample sequence, e.g. ``run.boundary`` of a lattice run.
     order : 0 or 1 in a_x.
     depth_scheme : "euler", "midpoint" or "rk4".
+    width_order : 0, 1 or 2 in a_y for taps (default 2); other ranges need none.   stencil : accuracy 2, 4 or 6 of ∂_y.
+    ill_posed : "refuse", or "cutoff" to keep only waves that the lattice has, |q| <= π/a_y.
     out : the HDF5 file to write.
     progress : called with (steps done, steps in all, loss).
 
@@ -255,10 +275,12 @@ def simulate(
     InputError
         for an unknown order, scheme or backend, an unstable depth step or an existing file.
     NumericsError
-        when a value ceases to be finite; what was recorded stays in the file.
+        when the equation is ill posed, at the start or as weights train, or a value ceases to be finite; what was
+        recorded stays in the file.
     """
-    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, backend=backend)
-    config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y}
+    theory: dict[str, Any] = {"width_order": width_order, "stencil": stencil, "ill_posed": ill_posed}
+    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, backend=backend, **theory)
+    config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y, **theory}
     return record(
         system,
         kind="field",

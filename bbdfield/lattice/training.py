@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bbdfield.datasets import Dataset
+from bbdfield.lattice.growth import check_lattice_growth
 from bbdfield.lattice.network import Network
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import GROUPS, VELOCITIES, Lattice, Training
@@ -15,7 +16,7 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Progress, Run, record
-from bbdfield.model.scalings import LatticeState, learning_rates, to_lattice
+from bbdfield.model.units import LatticeState, learning_rates, to_lattice
 from solvers.steppers import get_damped_stepper, rk4_step
 
 #: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
@@ -25,16 +26,26 @@ Parameters = tuple[np.ndarray, ...]
 
 
 class LatticeSystem:
-    """The discrete network with its parameters u = (W, b, R), and their velocities v where they have inertia."""
+    """The discrete network with its parameters u = (θ, b, R), and their velocities v where they have inertia.
+
+    θ are the network's taps W, or the moments that its taps are made of (derivative range).
+    """
 
     def __init__(self, lattice: Lattice, boundary: Boundary, start: LatticeState) -> None:
         self.lattice, self.boundary = lattice, boundary
         self.network = Network(
-            get_activation(lattice.activation), get_loss(lattice.loss), lattice.padding, lattice.a_y, lattice.length_y
+            lattice.law.activation(get_activation(lattice.activation), lattice.a_x),
+            get_loss(lattice.loss),
+            lattice.padding,
+            lattice.a_y,
+            lattice.length_y,
+            lattice.law.skip,
         )
+        self._taps = lattice.range.taps(lattice.a_y)
         training = boundary.training
         self.rates = learning_rates(lattice, 1.0, training.rates)  # η per group: τη is the learning rate
         self.load({"w": start.w, "b": start.b, "r": start.r})
+        self.watch(0.0)
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         self.u: Parameters = tuple(np.array(state[name], float) for name in GROUPS)
@@ -43,13 +54,22 @@ class LatticeSystem:
             rest = [np.zeros_like(part) for part in self.u]
             self.v = tuple(np.array(state.get(name, zero)) for name, zero in zip(VELOCITIES, rest, strict=True))
 
+    def watch(self, t: float) -> None:
+        """Refuse weights whose shortest waves blow up (NumericsError)."""
+        check_lattice_growth(self.lattice, self.weights(self.u[0]), t)
+
     def state(self) -> dict[str, np.ndarray]:
         return dict(zip((*GROUPS, *VELOCITIES), (*self.u, *self.v), strict=False))
 
+    def weights(self, theta: np.ndarray) -> np.ndarray:
+        """The network's taps W (M, [N], C, T, C): W_k = Σ_p taps[k, p] θ_p."""
+        return theta if self._taps is None else np.einsum("kp,...apb->...akb", self._taps, theta)
+
     def gradient(self, parameters: Parameters, index: np.ndarray) -> tuple[float, Parameters]:
-        """Mean loss over training samples and its gradient with respect to (w, b, r)."""
-        w, b, r = parameters
-        total, sums = 0.0, tuple(np.zeros_like(p) for p in parameters)
+        """Mean loss over training samples and its gradient with respect to (θ, b, r)."""
+        theta, b, r = parameters
+        w = self.weights(theta)
+        total, sums = 0.0, tuple(np.zeros_like(p) for p in (w, b, r))
         for first in range(0, len(index), CHUNK):
             part = index[first : first + CHUNK]
             share = len(part) / len(index)
@@ -59,7 +79,9 @@ class LatticeSystem:
             total += share * result.loss
             for summed, name in zip(sums, ("w", "b", "r"), strict=True):
                 summed += share * result.gradients[name]
-        return total, sums
+        if self._taps is None:
+            return total, sums
+        return total, (np.einsum("kp,...akb->...apb", self._taps, sums[0]), *sums[1:])
 
     def step(self, k: int) -> dict[str, float]:
         """From t = kτ to (k+1)τ on the step's samples; returns the loss of its first gradient.
@@ -90,13 +112,14 @@ class LatticeSystem:
 
     def probe(self) -> np.ndarray:
         """z (M + 1, N, C, B) on the probe set."""
-        return self.network.forward(self.boundary.probe_input(self.lattice.width), *self.u[:2])
+        theta, b, _ = self.u
+        return self.network.forward(self.boundary.probe_input(self.lattice.width), self.weights(theta), b)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Logits (n, outputs) of samples x (n, D, data width)."""
         parts = [x[first : first + CHUNK] for first in range(0, len(x), CHUNK)]
         width = self.lattice.width
-        w, b, r = self.u
+        w, b, r = self.weights(self.u[0]), *self.u[1:]
         return np.concatenate([self.network.logits(self.boundary.lifted(part, width), w, b, r) for part in parts])
 
 

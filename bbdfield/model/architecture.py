@@ -1,9 +1,12 @@
 """What is configured: the lattice (the discrete network) and its training law.
 
-The lattice of arXiv 2511.02003 with a skip connection, depth index m = 0..M and width index i = 0..N-1:
+The lattice of arXiv 2511.02003, without or with a skip connection s, depth index m = 0..M and width index i = 0..N-1:
 
-    z[m+1]_i = z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y)
+    z[m+1]_i = s z[m]_i + Σ_j W[m]_ij σ(z[m]_j) + b[m]_i,      z[0] = E ⊗ x(y)
     logits_k = a_y Σ_{c,i} R_kc(y_i) z[M]_ci
+
+How W and b depend on the spacings is the network's scaling (`bbdfield.model.scalings`), which j are seen its range
+(`bbdfield.model.ranges`).
 
 Lengths are in the units of length_x and length_y (1 by default, which makes them fractions of depth and width); time is
 t = k τ after k steps.
@@ -13,16 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from bbdfield.errors import InputError
 from bbdfield.model.activations import get_activation
 from bbdfield.model.losses import get_loss
+from bbdfield.model.ranges import RANGES, Kernel, Range
+from bbdfield.model.scalings import SCALINGS, Critical, Scaling
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 
-SCALINGS = ("residual",)
 #: parameter groups and their velocities, as they are called in states and files
 GROUPS, VELOCITIES = ("w", "b", "r"), ("w_dot", "b_dot", "r_dot")
 DAMPED = ("heavy-ball", "leapfrog")
@@ -43,41 +47,23 @@ def _finite(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """Finite-radius weights ŵ(x, [y], u), |u| <= radius: a convolution when tied, locally connected when not.
-
-    The radius is (K + 1/2) a_y, in the units of length_y; it may be given as a fraction such as "11/80".
-    """
-
-    radius: float
-    tied: bool = True
-
-    def __post_init__(self) -> None:
-        given: Any = self.radius
-        try:
-            radius = float(Fraction(given)) if isinstance(given, str) else float(given)
-        except (ValueError, ZeroDivisionError, TypeError, OverflowError) as error:
-            raise InputError(f'lattice.radius = {given!r}: needs a number or a fraction such as "11/80"') from error
-        _require(0 < radius < float("inf"), "lattice.radius", self.radius, "needs a positive number")
-        _require(isinstance(self.tied, bool), "lattice.weights", self.tied, "Kernel.tied needs True or False")
-        object.__setattr__(self, "radius", radius)
-
-
-@dataclass(frozen=True)
 class Lattice:
-    """A residual network on M = depth links and N = width cells with C channels and one bias per site.
+    """A network on M = depth links and N = width cells with C channels and one bias per site.
+
+    range : Kernel, Taps or Derivative.   scaling : "residual", "critical" or "plain".   kappa : the cubic coupling κ of
+    the critical scaling (1 by default; the others have none).
 
     Raises
     ------
     InputError
-        for sizes that are no positive whole numbers, unknown names, or a radius off a cell edge or wider than the
-        width.
+        for sizes that are no positive whole numbers, unknown names, a range that does not fit on the width, or a
+        combination without meaning.
     """
 
     depth: int
     width: int
     channels: int
-    range: Kernel
+    range: Range
     outputs: int = 10
     data_channels: int = 1
     scaling: str = "residual"
@@ -87,6 +73,7 @@ class Lattice:
     readout_modes: int = 6
     length_x: float = 1.0
     length_y: float = 1.0
+    kappa: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("depth", "width", "channels", "outputs", "data_channels", "readout_modes"):
@@ -100,7 +87,16 @@ class Lattice:
         _require(self.padding in PADDINGS, "lattice.padding", self.padding, f"use one of {', '.join(PADDINGS)}")
         get_activation(self.activation)
         get_loss(self.loss)
-        self.grid.half_width(self.range.radius)
+        if self.scaling == Critical.name:
+            object.__setattr__(self, "kappa", 1.0 if self.kappa is None else self.kappa)
+            _require(_finite(self.kappa) and self.kappa > 0, "lattice.kappa", self.kappa, "needs a coupling > 0")  # type: ignore[operator]
+        elif self.kappa is not None:
+            raise InputError(
+                f'lattice.kappa = {self.kappa!r}: lattice.scaling = "{self.scaling}" has no cubic coupling; remove'
+                ' it, or use scaling = "critical"'
+            )
+        self.law.check(self.activation)
+        self.range.components(self.grid)
 
     @property
     def grid(self) -> Grid:
@@ -115,16 +111,23 @@ class Lattice:
     def a_y(self) -> float:
         return self.length_y / self.width
 
+    @cached_property
+    def law(self) -> Scaling:
+        """The scaling itself."""
+        return Critical(self.kappa) if self.kappa is not None else SCALINGS[self.scaling]()
+
     def at(self, depth: int, width: int) -> Lattice:
         """The same network at another resolution."""
         return dataclasses.replace(self, depth=depth, width=width)
 
     def to_config(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "range": {"name": self.range.name, **dataclasses.asdict(self.range)}}  # type: ignore[call-overload]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Lattice:
-        return cls(**{**config, "range": Kernel(**config["range"])})
+        given = dict(config["range"])
+        kind = RANGES[given.pop("name", Kernel.name)]  # files of version 0.1 know one range and do not name it
+        return cls(**{**config, "range": kind(**given)})
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,8 @@ class Training:
     - "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂;
     - "flow": the gradient flow of the loss on one fixed set of `batch` samples, by classical Runge-Kutta steps.
 
-    Second order from rest, μ̂(∂_t² + γ∂_t)θ̂ = −δℓ/δθ̂, with `damping` γ and inertia μ̂ = 1/(η̂γ), so that the same rates
-    have the same overdamped limit; one minibatch per step:
+    Second order from rest, μ̂(∂_t² + γ∂_t)θ̂ = −δℓ/δθ̂, with `damping` γ and inertia μ̂ = 1/(η̂γ), so that the same
+    rates have the same overdamped limit; one minibatch per step:
 
     - "heavy-ball": SGD with momentum β = e^{−γτ}, order 1 in τ;
     - "leapfrog": the conformal leapfrog, order 2; its loss is recorded in the middle of each step.
@@ -217,9 +220,10 @@ class Training:
 class FieldState:
     """ŵ, b̂ on the links of a grid and the readout R: what training moves.
 
-    w : tied (n_x, C, T, C), untied (n_x, n_y, C, T, C), indices (x_link, [y], c_out, u, c_in);  b : (n_x, n_y, C);
-    r : (outputs, C, modes). `lattice` is the network that the field describes: it gives a_x (the small parameter of
-    order 1), kernel, activation, loss and padding. Its own depth and width need not be the grid's.
+    w : tied (n_x, C, P, C), untied (n_x, n_y, C, P, C), indices (x_link, [y], c_out, component, c_in), where components
+    are kernel points u, taps or moments;  b : (n_x, n_y, C);  r : (outputs, C, modes). `lattice` is the network that
+    the field describes: it gives a_x (the small parameter of order 1), range, scaling, activation, loss and padding.
+    Its own depth and width need not be the grid's.
     """
 
     lattice: Lattice
@@ -243,7 +247,7 @@ class FieldState:
 def field_shapes(lattice: Lattice, grid: Grid) -> dict[str, tuple[int, ...]]:
     """Shapes of w, b and r on a grid."""
     c = lattice.channels
-    kernel = (c, 2 * grid.half_width(lattice.range.radius) + 1, c)
+    kernel = (c, lattice.range.components(grid).size, c)
     return {
         "w": (grid.n_x, *kernel) if lattice.range.tied else (grid.n_x, grid.n_y, *kernel),
         "b": (grid.n_x, grid.n_y, c),

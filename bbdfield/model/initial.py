@@ -1,11 +1,8 @@
-"""Initial fields: smooth Gaussian random functions, drawn once and sampled onto every grid.
+"""Initial fields: Gaussian random functions, drawn once and sampled onto every grid.
 
-A random function on [0, L] with correlation length ℓ, of unit variance on average over [0, L], is the cosine series
-
-    g(x) = Σ_n c_n cos(π n x / L),    c_n ~ N(0, (2 − δ_n0) S_n),    S_n ∝ exp(−(π n ℓ / L)² / 2),  Σ S_n = 1,
-
-whose correlation away from the ends is exp(−Δ²/2ℓ²); in several coordinates it is the product of such series.
-Coefficients are drawn before any grid is known, so that all lattices and the field start from one function.
+Coefficients (`bbdfield.model.random_functions`) are drawn before any grid is known, so that all lattices and the field
+start from one function. A correlation length of 0 means independent values on the lattice's own points: rough weights,
+which no other grid can sample.
 """
 
 from __future__ import annotations
@@ -19,32 +16,37 @@ import numpy as np
 
 from bbdfield.errors import InputError
 from bbdfield.model.architecture import FieldState, Lattice
+from bbdfield.model.random_functions import cosine_amplitudes, cosine_basis
 from solvers.grids import Grid
 
 #: independent random streams of one seed; the numbers are part of the file format (changing them changes every run)
 STREAM_FIELDS, STREAM_SAMPLES, STREAM_LIFT = 0, 1, 2
 
 
-def cosine_amplitudes(length: float, correlation: float) -> np.ndarray:
-    """Standard deviations of c_n, until S_n falls below 1e-16 of S_0."""
-    count = int(np.ceil(np.sqrt(2 * 37.0) * length / (np.pi * correlation))) + 1
-    n = np.arange(count)
-    spectrum = np.exp(-((np.pi * n * correlation / length) ** 2) / 2)
-    return np.sqrt(np.where(n > 0, 2.0, 1.0) * spectrum / spectrum.sum())
+def _along(length: float, correlation: float, cells: int) -> np.ndarray:
+    """Standard deviations of the coefficients along one axis; independent values have one per cell."""
+    return cosine_amplitudes(length, correlation) if correlation > 0 else np.ones(cells)
 
 
-def cosine_basis(points: np.ndarray, length: float, count: int) -> np.ndarray:
-    """cos(π n x / L): (points, count)."""
-    return np.cos(np.pi * np.outer(points / length, np.arange(count)))
+def _basis(points: np.ndarray, length: float, correlation: float, count: int) -> np.ndarray:
+    return cosine_basis(points, length, count) if correlation > 0 else np.eye(count)
 
 
 @dataclass(frozen=True)
 class InitialFields:
     """Random initial ŵ, b̂ and R.
 
-    correlation_x, correlation_u, correlation_y : correlation lengths (in the units of x and y; u is in units of y).
-    weight : standard deviation of 2r ŵ √C (the row sum that a channel receives has it only for ℓ_u ≫ 2r); bias : of b̂;
-    readout : of R √C.
+    correlation_x, correlation_u, correlation_y : correlation lengths (in the units of x and y; u, of kernels only, is
+    in units of y); 0: independent from point to point of the lattice.
+    weight : standard deviation of 2r ŵ √C for kernels (the row sum that a channel receives has it only for ℓ_u ≫ 2r),
+    of ŵ_k √(T C) for taps, of ŵ_n √C for moments; bias : of b̂; readout : of R √C.
+    mean : of ŵ, times δ_cc': per tap or moment; for kernels one number, the mean of 2r ŵ. spread : factor of `weight`
+    per tap or moment. None: the range's own (moments: mean (0, 0, 1) and spread (1, 1, 0), else mean 0 and spread 1).
+
+    Raises
+    ------
+    InputError
+        for amplitudes or lengths out of their range, or lists of the wrong length.
     """
 
     lattice: Lattice
@@ -55,6 +57,8 @@ class InitialFields:
     correlation_x: float = 0.3
     correlation_u: float = 0.1
     correlation_y: float = 0.3
+    mean: tuple[float, ...] | None = None
+    spread: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for key in ("weight", "bias", "readout"):
@@ -63,25 +67,30 @@ class InitialFields:
                 raise InputError(f"initial.{key} = {value!r}: needs a number >= 0")
         for key in ("correlation_x", "correlation_u", "correlation_y"):
             value = getattr(self, key)
-            if not (np.isfinite(value) and value >= 1e-3):
-                raise InputError(f"initial.{key} = {value!r}: needs a length >= 0.001")
+            if not (np.isfinite(value) and (value >= 1e-3 or value == 0)):
+                raise InputError(f"initial.{key} = {value!r}: needs a length >= 0.001, or 0 for independent values")
+        for key in ("mean", "spread"):
+            if getattr(self, key) is not None:  # lists from files
+                object.__setattr__(self, key, tuple(float(value) for value in getattr(self, key)))
+        self.lattice.range.mean(self.lattice.grid, self.mean)
+        self.lattice.range.spread(self.correlation_u, self.lattice.grid, self.spread)
 
     @cached_property
     def _amplitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lattice = self.lattice
         return (
-            cosine_amplitudes(lattice.length_x, self.correlation_x),
-            cosine_amplitudes(2 * lattice.range.radius, self.correlation_u),
-            cosine_amplitudes(lattice.length_y, self.correlation_y),
+            _along(lattice.length_x, self.correlation_x, lattice.depth),
+            lattice.range.spread(self.correlation_u, lattice.grid, self.spread),
+            _along(lattice.length_y, self.correlation_y, lattice.width),
         )
 
     @cached_property
     def coefficients(self) -> dict[str, np.ndarray]:
-        """Cosine coefficients of ŵ (n_x, [n_y], C, n_u, C), b̂ (n_x, n_y, C) and R itself."""
+        """Random coefficients of ŵ (n_x, [n_y], C, n_u, C), b̂ (n_x, n_y, C) and R itself."""
         lattice, channels = self.lattice, self.lattice.channels
         in_x, in_u, in_y = self._amplitudes
         rng = np.random.default_rng([self.seed, STREAM_FIELDS])
-        scale = self.weight / (2 * lattice.range.radius * np.sqrt(channels))
+        scale = self.weight / np.sqrt(channels)
         kernel = in_u[None, :, None] * np.ones((channels, 1, channels))
         if lattice.range.tied:
             deviations = in_x[:, None, None, None] * kernel
@@ -96,14 +105,23 @@ class InitialFields:
     def on(self, grid: Grid, lattice: Lattice | None = None) -> FieldState:
         """The fields at a grid's links, cells and taps, as the start of the theory of `lattice` (default: its own)."""
         lattice = lattice or self.lattice
-        radius, c = lattice.range.radius, self.coefficients
-        x = cosine_basis(grid.x_links, grid.length_x, c["w"].shape[0])
-        y = cosine_basis(grid.y, grid.length_y, c["b"].shape[1])
-        u = cosine_basis(grid.taps(radius) + radius, 2 * radius, c["w"].shape[-2])
+        c = self.coefficients
+        axes = ("x", "y", "u") if lattice.range.dimension == "u" else ("x", "y")
+        rough = [axis for axis in axes if getattr(self, f"correlation_{axis}") == 0]
+        if rough and grid != self.lattice.grid:
+            raise InputError(
+                f"initial.correlation_{rough[0]} = 0: independent values exist on the lattice's own grid only, they are"
+                " no field; coarse-grain them, or give a correlation length"
+            )
+        x = _basis(grid.x_links, grid.length_x, self.correlation_x, c["w"].shape[0])
+        y = _basis(grid.y, grid.length_y, self.correlation_y, c["b"].shape[1])
+        count = c["w"].shape[-2]
+        u = np.eye(count) if "u" in rough else lattice.range.basis(grid, count)
         if lattice.range.tied:
             w = np.einsum("xi,uj,iajb->xaub", x, u, c["w"], optimize=True)
         else:
             w = np.einsum("xi,yl,uj,ilajb->xyaub", x, y, u, c["w"], optimize=True)
+        w += np.eye(lattice.channels)[:, None, :] * lattice.range.mean(grid, self.mean)[None, :, None]
         b = np.einsum("xi,yl,ila->xya", x, y, c["b"], optimize=True)
         r = c["r"].copy()
         for part in (w, b, r):  # or `origin` could come to name something else; copy to change
@@ -111,4 +129,5 @@ class InitialFields:
         return FieldState(lattice, grid, w, b, r, self.to_config())
 
     def to_config(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "lattice"}
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "lattice"}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}

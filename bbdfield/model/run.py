@@ -22,7 +22,7 @@ from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState, Lattice,
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import accuracy, get_loss
-from bbdfield.model.scalings import LatticeState, to_field
+from bbdfield.model.units import LatticeState, to_field
 from bbdfield.storage import Trajectory, TrajectoryWriter
 from solvers.grids import Grid
 
@@ -30,11 +30,15 @@ Progress = Callable[[int, int, float], None]
 
 
 class System(Protocol):
-    """What can be trained and recorded: state as NumPy arrays, one step of training, z on the probe set, logits."""
+    """What can be trained and recorded: state as NumPy arrays, one step of training, z on the probe set, logits.
+
+    `watch` is asked at every snapshot and raises NumericsError when the weights have become ill posed.
+    """
 
     def state(self) -> dict[str, np.ndarray]: ...
     def load(self, state: dict[str, np.ndarray]) -> None: ...
     def step(self, k: int) -> dict[str, float]: ...
+    def watch(self, t: float) -> None: ...
     def probe(self) -> np.ndarray: ...
     def logits(self, x: np.ndarray) -> np.ndarray: ...
 
@@ -118,6 +122,7 @@ def _snapshot(writer: TrajectoryWriter, system: System, boundary: Boundary, grid
     if not all(np.isfinite(value).all() for value in fields.values()):
         raise NumericsError(_what_failed(system, grid, t, writer.path))
     writer.snapshot(k, t, fields, evaluate(system, boundary))
+    system.watch(t)
 
 
 def evaluate(system: System, boundary: Boundary) -> dict[str, float]:
@@ -165,14 +170,14 @@ def _same_config(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> 
 
 def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
     """Coordinates, dimensions and the boundary's own data, as the trajectory file wants them."""
-    shapes = field_shapes(lattice, grid)
+    shapes, component = field_shapes(lattice, grid), lattice.range.dimension
     probes = len(boundary.probe_index)
     channels = np.arange(lattice.channels)
     coordinates = {
         "x_site": grid.x_sites,
         "x_link": grid.x_links,
         "y": grid.y,
-        "u": grid.taps(lattice.range.radius),
+        component: lattice.range.components(grid),
         "c_out": channels,
         "c_in": channels,
         "sample": boundary.probe_index,
@@ -181,7 +186,7 @@ def _layout(boundary: Boundary, lattice: Lattice, grid: Grid) -> dict[str, Any]:
     }
     in_y = () if lattice.range.tied else ("y",)
     fields = {
-        "w": (("x_link", *in_y, "c_out", "u", "c_in"), shapes["w"]),
+        "w": (("x_link", *in_y, "c_out", component, "c_in"), shapes["w"]),
         "b": (("x_link", "y", "c_out"), shapes["b"]),
         "z": (("x_site", "y", "c_out", "sample"), (grid.n_x + 1, grid.n_y, lattice.channels, probes)),
         "r": (("output", "c_out", "mode"), shapes["r"]),

@@ -36,27 +36,32 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
 from bbdfield.errors import InputError
-from bbdfield.fields.equations import ORDERS
+from bbdfield.fields.well_posedness import REMEDIES, STENCIL
 from bbdfield.model.activations import activation_names
-from bbdfield.model.architecture import DAMPED, DYNAMICS, SCALINGS, Kernel, Lattice, Rates, Training
-from bbdfield.model.initial import InitialFields, cosine_amplitudes
+from bbdfield.model.architecture import DAMPED, DYNAMICS, Lattice, Rates, Training
+from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import loss_names, prepare_targets
+from bbdfield.model.random_functions import cosine_amplitudes
+from bbdfield.model.ranges import RANGES, Derivative, Kernel, Range, Taps
+from bbdfield.model.scalings import SCALINGS, Critical
 from solvers.backends import BACKENDS
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
+from solvers.stencils import FIRST as STENCILS
 from solvers.sweeps import SCHEMES
 
 #: What is planned is refused by its name, so that nobody takes it for a misspelling.
 LATER_VALUES = {
     "kind": ("sweep",),
-    "lattice.scaling": ("critical", "plain"),
-    "lattice.range": ("taps", "derivative"),
     "training.optimizer": ("adam", "adamw", "nesterov", "rmsprop"),
     "field.backend": ("numba",),
 }
 LATER_KEYS = ("training.schedule", "training.weight_decay")
 #: What exists under another name.
 MOMENTUM = 'momentum is training.dynamics = "heavy-ball" with training.damping = -ln(momentum) / training.step'
+
+#: orders in a_x that some scaling has
+ORDERS = tuple(sorted({order for scaling in SCALINGS.values() for order in scaling.orders}))
 
 #: The longest side of a lattice or grid, and the most numbers in one array (1 TiB of float64): beyond lies a misprint.
 MOST_CELLS = 1_000_000
@@ -190,6 +195,12 @@ def _cells(value: Any) -> int | str:
     raise _refuse(f'a whole number from 1 to {MOST_CELLS}, or "lattice"', value)
 
 
+def _stencil(value: Any) -> int:
+    if not _is_whole(value, 2, 6) or value not in STENCILS:
+        raise _refuse(f"one of the accuracies {', '.join(map(str, STENCILS))}", value)
+    return int(value)
+
+
 def _orders(value: Any) -> tuple[int, ...]:
     needs = f"a list of different orders out of {', '.join(map(str, ORDERS))}"
     if not isinstance(value, (list, tuple)) or not value:
@@ -197,6 +208,16 @@ def _orders(value: Any) -> tuple[int, ...]:
     if not all(_is_whole(order, min(ORDERS), max(ORDERS)) for order in value) or len(set(value)) != len(value):
         raise _refuse(needs, value)
     return tuple(value)
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """One number per tap or moment."""
+    numbers = isinstance(value, (list, tuple)) and value and len(value) <= 1001
+    if not numbers or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
+        raise _refuse("a list of numbers", value)
+    if not all(abs(v) < 1e100 for v in value):
+        raise _refuse("a list of finite numbers", value)
+    return tuple(map(float, value))
 
 
 def _breakings(value: Any) -> tuple[float, ...]:
@@ -232,7 +253,8 @@ def _positive(x: float) -> bool:
 
 
 _AMPLITUDE = _number(_nonnegative, "a number >= 0")
-_LENGTH = _number(lambda x: 1e-3 <= x <= 1e3, "a length from 0.001 to 1000")
+_LENGTH = _number(lambda x: x == 0 or 1e-3 <= x <= 1e3, "a length from 0.001 to 1000, or 0 for independent values")
+_NUMBERS = PlainValidator(_numbers)
 _ORDERS = PlainValidator(_orders)
 _SIZES = PlainValidator(_sizes)
 _OPTIONAL_POSITIVE = _number(_positive, "a number > 0")
@@ -264,19 +286,37 @@ class DataSection(_Section):
 
 
 class LatticeSection(_Section):
-    """[lattice] the network; one of depth and width may be a ladder of sizes."""
+    """[lattice] the network; one of depth and width may be a ladder of sizes.
+
+    radius is of kernels, taps (their number) of taps, length (ℓ of the moments) of derivatives, kappa of the critical
+    scaling.
+    """
 
     depth: Annotated[int | tuple[int, ...], _SIZES]
     width: Annotated[int | tuple[int, ...], _SIZES]
     channels: Annotated[int, _whole(1, 100_000)]
-    radius: Annotated[float | str, PlainValidator(_radius)]
+    scaling: Annotated[str, _choice(tuple(SCALINGS))] = "residual"
+    kappa: Annotated[float | None, _number(_positive, "a number > 0")] = None
+    range: Annotated[str, _choice(tuple(RANGES))] = "kernel"
+    radius: Annotated[float | str | None, PlainValidator(_radius)] = None
+    taps: Annotated[int | None, _whole(1, 1001)] = None
+    length: Annotated[float | None, _number(_positive, "a length > 0")] = None
     weights: Annotated[str, _choice(("tied", "untied"))] = "tied"
-    scaling: Annotated[str, _choice(SCALINGS, "lattice.scaling")] = "residual"
-    range: Annotated[str, _choice(("kernel",), "lattice.range")] = "kernel"
     padding: Annotated[str, _choice(PADDINGS)] = "zeros"
     activation: Annotated[str, _choice(activation_names)] = "tanh"
     loss: Annotated[str, _choice(loss_names)] = "cross-entropy"
     readout_modes: Annotated[int, _whole(1, MOST_CELLS)] = 6
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, table: Any) -> Any:
+        """What the range and the scaling need and was not given."""
+        if not isinstance(table, Mapping):
+            return table
+        needs = {("range", "taps"): ("taps", Taps.count), ("range", "derivative"): ("length", Derivative.length)}
+        needs[("scaling", "critical")] = ("kappa", Critical.kappa)
+        given = {key: default for (where, name), (key, default) in needs.items() if table.get(where) == name}
+        return {**given, **table}
 
 
 class InitialSection(_Section):
@@ -288,6 +328,8 @@ class InitialSection(_Section):
     correlation_x: Annotated[float, _LENGTH] = 0.3
     correlation_u: Annotated[float, _LENGTH] = 0.1
     correlation_y: Annotated[float, _LENGTH] = 0.3
+    mean: Annotated[tuple[float, ...] | None, _NUMBERS] = None
+    spread: Annotated[tuple[float, ...] | None, _NUMBERS] = None
 
 
 class RatesSection(_Section):
@@ -314,12 +356,19 @@ class TrainingSection(_Section):
 
 
 class FieldSection(_Section):
-    """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check)."""
+    """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check).
+
+    width_order : order in a_y, of taps only.   stencil : accuracy of the differences of taps and derivatives.
+    ill_posed : "refuse", or "cutoff" to keep waves up to π/a_y only.
+    """
 
     orders: Annotated[tuple[int, ...], _ORDERS] = ORDERS
     n_x: Annotated[int | str, _CELLS] = "lattice"
     n_y: Annotated[int | str, _CELLS] = "lattice"
     depth_scheme: Annotated[str, _choice(tuple(SCHEMES))] = "rk4"
+    width_order: Annotated[int | None, _whole(0, 2)] = None
+    stencil: Annotated[int, PlainValidator(_stencil)] = STENCIL
+    ill_posed: Annotated[str, _choice(REMEDIES)] = "refuse"
     refine_x: Annotated[int, _whole(1, 64)] = 2
     refine_y: Annotated[int, _whole(1, 81)] = 1
     backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
@@ -426,10 +475,11 @@ class AnyStudy(_Section):
             depth=depth,
             width=width,
             channels=keys.channels,
-            range=self._kernel,
+            range=self._range,
             outputs=dataset.outputs,
             data_channels=dataset.channels,
             scaling=keys.scaling,
+            kappa=keys.kappa,
             padding=keys.padding,
             activation=keys.activation,
             loss=keys.loss,
@@ -437,8 +487,16 @@ class AnyStudy(_Section):
         )
 
     @property
-    def _kernel(self) -> Kernel:
-        return Kernel(self.lattice.radius, tied=self.lattice.weights == "tied")  # type: ignore[arg-type]
+    def _range(self) -> Range:
+        keys = self.lattice
+        given: dict[str, dict[str, Any]] = {
+            "kernel": {"radius": keys.radius},
+            "taps": {"count": keys.taps},
+            "derivative": {"length": keys.length},
+        }
+        kind: Any = RANGES[keys.range]
+        made: Range = kind(**given[keys.range], tied=keys.weights == "tied")
+        return made
 
     def training_plan(self) -> Training:
         """The training law."""
@@ -507,12 +565,40 @@ class OneNetwork(AnyStudy):
         for key, size in (("lattice.depth", self.lattice.depth), ("lattice.width", self.lattice.width)):
             if len(_listed(size)) > 1:
                 yield f"{key}: needs one size, since one network is studied (got {_show(list(_listed(size)))})"
+        if self.lattice.scaling != "residual":
+            yield f'lattice.scaling: kind = "{self.kind}" studies residual networks; use "residual"'
+        allowed = ("kernel",) if self.kind == "energy" else ("kernel", "taps")
+        if self.lattice.range not in allowed:
+            yield f'lattice.range: kind = "{self.kind}" is defined for {" and ".join(allowed)} weights; use "kernel"'
 
 
 class StudyConfig(AnyStudy):
     """kind = "continuum": field theory against lattice, with a ladder in depth or width."""
 
     field: FieldSection = Field(default_factory=FieldSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _field_defaults(cls, table: Any) -> Any:
+        """The orders that the scaling has, and the highest width order of taps."""
+        lattice, field = (
+            (table.get(key, {}) for key in ("lattice", "field")) if isinstance(table, Mapping) else ((), ())
+        )
+        if not isinstance(lattice, Mapping) or not isinstance(field, Mapping):
+            return table
+        given: dict[str, Any] = {}
+        if lattice.get("scaling") == "plain":
+            given["orders"] = [1]
+        if lattice.get("range") == "taps":
+            given["width_order"] = max(Taps.width_orders)
+        return {**table, "field": {**given, **field}}
+
+    def refusals(self) -> Iterator[str]:
+        yield from _no_field(self)
+
+    def theory(self) -> dict[str, Any]:
+        """Which field theory, beyond its order in a_x: options of `simulate`."""
+        return {"width_order": self.field.width_order, "stencil": self.field.stencil, "ill_posed": self.field.ill_posed}
 
     def field_grid(self, depth: int, width: int, refined: bool = False) -> Grid:
         """The solver's grid for one rung, or the finer one of the grid check."""
@@ -708,6 +794,10 @@ _EXAMPLES = {
 def _impossible(config: AnyStudy) -> Iterator[str]:
     """What is wrong although every key by itself is right; nothing large is computed here."""
     keys, training = config.lattice, config.training
+    combinations = list(_meaningless(config))
+    if combinations:
+        yield from combinations
+        return
     if len(_listed(keys.depth)) > 1 and len(_listed(keys.width)) > 1:
         yield "lattice.depth: only one of depth and width may be a ladder, and lattice.width is one; give one size"
         return
@@ -731,8 +821,63 @@ def _impossible(config: AnyStudy) -> Iterator[str]:
     yield from _wrong_data(config)
 
 
+def _meaningless(config: AnyStudy) -> Iterator[str]:
+    """Keys of [lattice] and [initial] that do not belong together."""
+    keys, initial = config.lattice, config.initial
+    if keys.range == "kernel" and keys.radius is None:
+        yield 'lattice.radius: is missing; add the kernel radius, such as "11/80"'
+    owners = (("radius", "range", "kernel"), ("taps", "range", "taps"), ("length", "range", "derivative"))
+    for key, where, owner in (*owners, ("kappa", "scaling", "critical")):
+        chosen = getattr(keys, where)
+        if getattr(keys, key) is not None and chosen != owner:
+            yield f'lattice.{key}: is of lattice.{where} = "{owner}", not of "{chosen}"; remove it or change {where}'
+    if keys.taps is not None and keys.taps % 2 == 0:
+        yield f"lattice.taps: needs an odd number, as many to the left as to the right (got {keys.taps})"
+    if keys.scaling == "plain" and keys.range == "derivative":
+        yield (
+            'lattice.scaling: "plain" with lattice.range = "derivative" has weights ~ 1/a_y² and no a_x to hold them;'
+            ' use scaling = "residual" or "critical", or range = "kernel" or "taps"'
+        )
+    if keys.scaling == "critical" and keys.activation != "tanh":
+        yield (
+            'lattice.activation: lattice.scaling = "critical" is the cubic expansion of a rescaled tanh; use "tanh", or'
+            f' scaling = "residual" (got "{keys.activation}")'
+        )
+    counts = {"kernel": 1, "taps": keys.taps, "derivative": 3}
+    for key in ("mean", "spread"):
+        values, count = getattr(initial, key), counts[keys.range]
+        if values is not None and key == "spread" and keys.range == "kernel":
+            yield 'initial.spread: lattice.range = "kernel" has initial.correlation_u instead; remove it'
+        elif values is not None and len(values) != count:
+            yield f'initial.{key}: lattice.range = "{keys.range}" needs {count} of them (got {_show(list(values))})'
+
+
+def _no_field(config: StudyConfig) -> Iterator[str]:
+    """What has no field theory although the network can be trained."""
+    keys, field = config.lattice, config.field
+    known = SCALINGS[keys.scaling].orders
+    for order in field.orders:
+        if order not in known:
+            yield (
+                f'field.orders: order {order} is not defined for lattice.scaling = "{keys.scaling}"; use'
+                f" {list(known)} (got {_show(list(field.orders))})"
+            )
+    if field.width_order is not None and not RANGES[keys.range].width_orders:
+        yield (
+            f'field.width_order: lattice.range = "{keys.range}" has no expansion in a_y, only "taps" have; remove it'
+            f" (got {field.width_order})"
+        )
+    axes = {"x": True, "u": keys.range == "kernel", "y": keys.weights == "untied" or config.initial.bias > 0}
+    for axis, used in axes.items():
+        if used and getattr(config.initial, f"correlation_{axis}") == 0:
+            yield (
+                f"initial.correlation_{axis}: independent values are no field; give a length, or map where the"
+                ' description ends with kind = "validity"'
+            )
+
+
 def _wrong_grids(config: AnyStudy) -> Iterator[str]:
-    radius, seen = config._kernel.radius, set()
+    weights, seen = config._range, set()
     for key, grid in config.grids():
         if max(grid.n_x, grid.n_y) > MOST_CELLS:
             yield f"field.refine_x: the refined grid {grid.n_x} x {grid.n_y} has more than {MOST_CELLS} cells a side"
@@ -740,18 +885,19 @@ def _wrong_grids(config: AnyStudy) -> Iterator[str]:
             continue
         seen.add(grid.n_y)
         try:
-            grid.half_width(radius)
+            weights.components(grid)
         except InputError as error:
-            where = "lattice.radius" if key == "lattice.width" else key
+            needs = {"kernel": "lattice.radius", "taps": "lattice.taps", "derivative": "lattice.width"}[weights.name]
+            where = needs if key == "lattice.width" else key
             hint = " (an odd refine_y keeps the radius on a cell edge)" if key == "field.refine_y" else ""
             yield f"{where}: {error}{hint}"
 
 
 def _too_large(config: AnyStudy) -> Iterator[str]:
     keys, training, initial = config.lattice, config.training, config.initial
-    radius, channels, tied = config._kernel.radius, keys.channels, keys.weights == "tied"
+    weights_of, channels, tied = config._range, keys.channels, keys.weights == "tied"
     for _, grid in config.grids():
-        taps = 2 * grid.half_width(radius) + 1
+        taps = weights_of.components(grid).size
         weights = grid.n_x * taps * channels**2 * (1 if tied else grid.n_y)
         states = (grid.n_x + 1) * grid.n_y * channels * max(training.probe, min(training.batch, 256))
         if max(weights, states) > MOST_NUMBERS:
@@ -762,8 +908,13 @@ def _too_large(config: AnyStudy) -> Iterator[str]:
     rows = 1 if training.dynamics == "flow" else training.steps
     if rows * training.batch > MOST_NUMBERS:
         yield f"training.steps: {training.steps} steps of {training.batch} samples do not fit into memory; give fewer"
-    in_x, in_y = (cosine_amplitudes(1.0, length).size for length in (initial.correlation_x, initial.correlation_y))
-    in_u = cosine_amplitudes(2 * radius, initial.correlation_u).size
+    in_x, in_y = (
+        cosine_amplitudes(1.0, length).size if length else max(_listed(size))
+        for length, size in ((initial.correlation_x, keys.depth), (initial.correlation_y, keys.width))
+    )
+    in_u = 2001 if isinstance(weights_of, Kernel) else weights_of.components(grid).size
+    if isinstance(weights_of, Kernel) and initial.correlation_u:
+        in_u = cosine_amplitudes(2 * weights_of.radius, initial.correlation_u).size
     drawn = in_x * in_u * channels**2 * (1 if tied else in_y)
     if drawn > MOST_NUMBERS // 64:
         yield f"initial.correlation_x: such rough fields take {drawn:.1e} random coefficients; give longer correlations"
@@ -811,7 +962,7 @@ def _impossible_symmetry(config: SymmetryConfig) -> Iterator[str]:
         )
     if not (config.training.rates.w or config.training.rates.b):
         yield "training.rates: needs a rate w > 0 or b > 0, or no layer moves (got w = b = 0)"
-    taps = 2 * Grid(depth, width).half_width(config._kernel.radius) + 1
+    taps = config._range.components(Grid(depth, width)).size
     largest = max(width * keys.channels**2 * taps, *(size**2 for size in _listed(symmetry.mlp)))
     if 2 * symmetry.configurations * largest > MOST_NUMBERS:
         numbers = f"{2 * symmetry.configurations * largest:.1e} weights"

@@ -9,12 +9,7 @@ which changes no bit of the result.
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,17 +20,19 @@ from threadpoolctl import threadpool_limits
 from bbdfield.comparison.orders import fit_order
 from bbdfield.comparison.scores import Score, compare, grid_change
 from bbdfield.errors import InputError
-from bbdfield.fields.simulation import check_depth_step, simulate
+from bbdfield.fields.simulation import simulate
+from bbdfield.fields.well_posedness import check_start
 from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import is_built_in
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import to_lattice
+from bbdfield.model.units import to_lattice
 from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
-from bbdfield.studies.kinds import JobProgress, Session
+from bbdfield.studies.kinds import Session
+from bbdfield.studies.pool import run_jobs
 from solvers.backends import get_backend
 from solvers.grids import Grid
 from solvers.sweeps import get_scheme
@@ -62,15 +59,20 @@ CAPTIONS = {
 
 def check(config: StudyConfig) -> str:
     """Refuse a training or depth step that could only diverge; returns backend and sharpness in words."""
-    training, (depth, width) = config.training_plan(), config.rungs()[0]
-    coarsest = config.lattice_at(depth, width)
-    start = to_lattice(config.initial_fields(coarsest).on(coarsest.grid, coarsest))
-    sharp = check_training_step(LatticeSystem(coarsest, Boundary.draw(config.dataset(), coarsest, training), start))
+    training, sharp = config.training_plan(), None
+    for depth, width in config.rungs():
+        lattice = config.lattice_at(depth, width)
+        if sharp is not None and lattice.range.bounded:
+            break
+        weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
+        system = LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), weights)
+        sharp = check_training_step(system) if sharp is None else sharp
     plan = Plan.of(config)
     for job in dict.fromkeys((*plan.fields.values(), *plan.refined.values())):
         lattice = config.lattice_at(job.depth, job.width)
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
-        check_depth_step(config.initial_fields(lattice).on(grid), job.order or 0, get_scheme(config.field.depth_scheme))
+        start, scheme = config.initial_fields(lattice).on(grid), get_scheme(config.field.depth_scheme)
+        check_start(start, job.order or 0, scheme, **config.theory())
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     return f"{get_backend(config.field.backend).description}; {stable}"
 
@@ -83,7 +85,7 @@ def compute(config: StudyConfig, out: Path, session: Session) -> tuple[dict[str,
     workers = min(session.workers, len(jobs)) if is_built_in(config.lattice.activation) else 1
     lattices = len(plan.lattices)
     session.say(f"{lattices} lattices and {len(jobs) - lattices} fields in {workers} processes")
-    _compute(jobs, config, out, workers, session.report, session.say)
+    run_jobs(run_job, jobs, config, out, workers, session.report, session.say)
     session.say("comparing")
     with threadpool_limits(1):
         return score_study(config, plan, out)
@@ -113,20 +115,21 @@ class Job:
     order: int | None = None
     n_x: int = 0
     n_y: int = 0
+    knows_a_y: bool = False
 
     @property
     def filename(self) -> str:
         if self.order is None:
             return f"lattice-M{self.depth:03d}-N{self.width:03d}.h5"
-        if self.order == 0:  # does not know a_x: one field for all depths
-            return f"field-order0-{self.n_x}x{self.n_y}.h5"
-        return f"field-order{self.order}-M{self.depth:03d}-{self.n_x}x{self.n_y}.h5"
+        # order 0 does not know a_x: one field for all depths
+        of = (f"-M{self.depth:03d}" if self.order else "") + (f"-N{self.width:03d}" if self.knows_a_y else "")
+        return f"field-order{self.order}{of}-{self.n_x}x{self.n_y}.h5"
 
     @property
     def label(self) -> str:
         if self.order is None:
             return f"lattice M={self.depth} N={self.width}"
-        of = f" M={self.depth}" if self.order else ""
+        of = (f" M={self.depth}" if self.order else "") + (f" N={self.width}" if self.knows_a_y else "")
         return f"field order {self.order}{of} on {self.n_x}x{self.n_y}"
 
     @property
@@ -147,17 +150,17 @@ class Plan:
 
     @classmethod
     def of(cls, config: StudyConfig) -> Plan:
-        rungs = config.rungs()
+        rungs, knows_a_y = config.rungs(), bool(config.field.width_order) or config.field.ill_posed == "cutoff"
         fields, refined = {}, {}
         for order in config.field.orders:
             for rung, (depth, width) in enumerate(rungs):
-                # order 0 is the same field for every rung, so the first rung stands for all
-                describes = (depth, width) if order else rungs[0]
+                # a field that does not know the spacings is the same for every rung: the first stands for all
+                describes = (depth if order else rungs[0][0], width if order or knows_a_y else rungs[0][1])
                 grid = config.field_grid(depth, width)
-                fields[order, rung] = Job(*describes, order, grid.n_x, grid.n_y)
+                fields[order, rung] = Job(*describes, order, grid.n_x, grid.n_y, knows_a_y)
                 fine = config.field_grid(depth, width, refined=True)
                 if fine != grid:
-                    refined[order, rung] = Job(*describes, order, fine.n_x, fine.n_y)
+                    refined[order, rung] = Job(*describes, order, fine.n_x, fine.n_y, knows_a_y)
         return cls([Job(depth, width) for depth, width in rungs], fields, refined)
 
     def jobs(self) -> list[Job]:
@@ -187,93 +190,11 @@ def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, i
             order=job.order,
             depth_scheme=config.field.depth_scheme,
             backend=config.field.backend,
+            **config.theory(),
             out=path,
             **options,
         )
     run.close()
-
-
-_reports: Any = None  # in a worker: where progress goes
-
-
-def _start_worker(reports: Any) -> None:
-    global _reports
-    _reports = reports
-    threadpool_limits(1)
-
-
-def _work(job: Job, config: StudyConfig, out: Path) -> None:
-    parent = multiprocessing.parent_process()
-
-    def progress(done: int, total: int, loss: float) -> None:
-        if parent is not None and not parent.is_alive():  # killed: stop, or two studies would write into one directory
-            raise KeyboardInterrupt
-        if done % 5 == 0 or done == total:
-            _reports.put((job.label, done, total, loss))
-
-    run_job(job, config, out, progress)
-
-
-@contextmanager
-def _workers_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group, but this process alone decides: children started here inherit
-    "ignore".
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _compute(
-    jobs: Iterable[Job],
-    config: StudyConfig,
-    out: Path,
-    workers: int,
-    report: JobProgress | None,
-    tell: Callable[[str], None],
-) -> None:
-    if workers == 1:
-        with threadpool_limits(1):
-            for job in jobs:
-                tell(job.label)
-                run_job(job, config, out, None if report is None else _labelled(report, job.label))
-        return
-    context = multiprocessing.get_context("spawn")  # fork after threads have started would deadlock numerical libraries
-    reports = context.Queue()
-    listener = threading.Thread(target=_listen, args=(reports, report), daemon=True)
-    listener.start()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
-    try:
-        with _workers_ignore_interrupts():
-            futures = [pool.submit(_work, job, config, out) for job in jobs]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-    except BaseException:
-        # Workers would finish their jobs first; what they have recorded is on disk already.
-        for process in multiprocessing.active_children():
-            process.terminate()
-        reports.cancel_join_thread()  # a worker may have died with the queue's lock
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        reports.put(None)
-        listener.join(timeout=5)
-
-
-def _labelled(report: JobProgress, label: str) -> Callable[[int, int, float], None]:
-    return lambda done, total, loss: report(label, done, total, loss)
-
-
-def _listen(reports: Any, report: JobProgress | None) -> None:
-    while (message := reports.get()) is not None:
-        if report:
-            report(*message)
 
 
 # scoring

@@ -15,7 +15,7 @@ from bbdfield.errors import InputError
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.architecture import GROUPS, VELOCITIES
 from bbdfield.model.run import Progress, Run
-from bbdfield.model.scalings import LatticeState
+from bbdfield.model.units import LatticeState
 from bbdfield.storage.sidecar import Sidecar, read_sidecar, write_sidecar
 from bbdfield.studies.moments import Motion, Observer
 

@@ -21,7 +21,7 @@ from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import record
-from bbdfield.model.scalings import LatticeState, to_lattice
+from bbdfield.model.units import LatticeState, to_lattice
 from bbdfield.storage.sidecar import Sidecar, read_sidecar, write_sidecar
 from bbdfield.studies import describe as words
 from bbdfield.studies.cases import NETWORKS, CaseResult, cases, run_case, run_round_trip

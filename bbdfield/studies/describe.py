@@ -122,10 +122,21 @@ def network(config: Mapping[str, Any]) -> str:
     table = config.get("data")
     data = table.get("name") or Path(str(table.get("file"))).name if isinstance(table, dict) else "its data"
     depth, width = of("depth"), of("width")
+    table = config.get("lattice")
+    given = table if isinstance(table, dict) else {}
+    kind, scaling = str(given.get("range", "kernel")), str(given.get("scaling", "residual"))
+    kind_of = {
+        "kernel": ("kernel weights of radius {}", "radius"),
+        "taps": ("weights to the {} nearest cells", "taps"),
+        "derivative": ("derivative weights (moments of length {})", "length"),
+    }
+    words, key = kind_of.get(kind, ("{} weights", "range"))
+    weights = words.format(of(key))
+    named = {"critical": "plain network at criticality", "plain": "plain network"}.get(scaling, f"{scaling} network")
     several = any(isinstance(size, Sequence) and len(size) > 1 for size in (depth, width))
     return (
-        f"{'Residual networks' if several else 'A residual network'} with {listed(depth)} layers of"
-        f" {listed(width)} cells, {of('channels')} channels and {of('weights')} kernel weights of radius"
-        f" {of('radius')} (activation {of('activation')}, padding {of('padding')}) {'were' if several else 'was'}"
+        f"{named.replace('network', 'networks').capitalize() if several else f'A {named}'} with {listed(depth)} layers"
+        f" of {listed(width)} cells, {of('channels')} channels and {of('weights')} {weights} (activation"
+        f" {of('activation')}, padding {of('padding')}) {'were' if several else 'was'}"
         f" trained on {data} with the {of('loss')} loss by {training_law(config)}."
     )

@@ -50,7 +50,7 @@ from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
-from bbdfield.model.scalings import inertia_of, to_lattice
+from bbdfield.model.units import inertia_of, to_lattice
 from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import EnergyConfig
 from bbdfield.studies.describe import Description, Table, at, listed, network, number, percent
@@ -685,7 +685,7 @@ def _field_against_lattice(config: EnergyConfig, details: Details) -> dict[str, 
 def _write(config: EnergyConfig, out: Path, details: Details) -> None:
     """Every array to energy.h5."""
     lattice, own = config.lattice_at(*config.rungs()[0]).grid, config.field_grid()
-    half = lattice.half_width(config.lattice_at(*config.rungs()[0]).range.radius)
+    half = config.lattice_at(*config.rungs()[0]).range.centre(lattice)
     step = config.training.step
     arrays: dict[str, tuple[tuple[str, ...], Any]] = {}
     places = {"energy": "link", "rate": "link", "current": "site", "step_current": "site"}

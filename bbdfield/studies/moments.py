@@ -32,7 +32,7 @@ from bbdfield.decomposition.readout import Output, cosine_basis
 from bbdfield.decomposition.substitution import neurons
 from bbdfield.lattice.training import CHUNK, LatticeSystem, Parameters
 from bbdfield.model.architecture import Lattice, Training
-from bbdfield.model.scalings import learning_rates
+from bbdfield.model.units import learning_rates
 
 
 @dataclass(frozen=True)

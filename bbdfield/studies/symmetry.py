@@ -37,7 +37,7 @@ from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.architecture import GROUPS, VELOCITIES, Lattice
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import LatticeState, to_lattice
+from bbdfield.model.units import LatticeState, to_lattice
 from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import SymmetryConfig
 from bbdfield.studies.describe import Description, Table, decimal, listed, network, number
@@ -237,7 +237,7 @@ _WORDS = {
 def networks(config: SymmetryConfig) -> dict[str, list[Layer]]:
     """The repeating networks by name: dense, tied and untied layers, plain and residual, as deep as the lattice."""
     lattice = _lattice(config)
-    channels, taps = lattice.channels, 2 * lattice.grid.half_width(lattice.range.radius) + 1
+    channels, taps = lattice.channels, lattice.range.components(lattice.grid).size
     kernel = (channels, taps, channels)
     widths = config.symmetry.mlp if isinstance(config.symmetry.mlp, tuple) else (config.symmetry.mlp,)
     shapes: dict[str, tuple[int, ...]] = {f"dense, {n} neurons": (n, n) for n in widths}
@@ -324,7 +324,7 @@ def slope_of(sizes: Array, values: Array) -> float | None:
 
 def lattice_layers(lattice: Lattice, mu: PerGroup | None = None) -> list[Layer]:
     """The layers of a lattice, which repeat."""
-    taps = 2 * lattice.grid.half_width(lattice.range.radius) + 1
+    taps = lattice.range.components(lattice.grid).size
     kernel: tuple[int, ...] = (lattice.channels, taps, lattice.channels)
     shape = kernel if lattice.range.tied else (lattice.width, *kernel)
     return layers_of(rule_of(lattice), [shape] * lattice.depth, mu, cells=lattice.width)

@@ -13,7 +13,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from bbdfield.fields.equations import bulk_equation
+from bbdfield.model.scalings import Residual
 from bbdfield.model.activations import get_activation
 from solvers.grids import Grid
 from solvers.sweeps import SCHEMES, DepthMarch, NodeReconstruction
@@ -29,7 +29,7 @@ TOLERANCE = 0.1
 
 def equation(order, activation, padding="reflect"):
     operator = KernelOperator(np, Grid(1, N), (K + 0.5) / N, tied=True, padding=padding)
-    return bulk_equation(order, operator, get_activation(activation), A_X)
+    return Residual().bulk(order, operator, get_activation(activation), A_X)
 
 
 def rms(values):

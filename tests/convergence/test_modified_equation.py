@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bbdfield.fields.equations import bulk_equation
+from bbdfield.model.scalings import Residual
 from bbdfield.lattice.network import forward
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState
 from bbdfield.model.initial import InitialFields
-from bbdfield.model.scalings import to_lattice
+from bbdfield.model.units import to_lattice
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 from solvers.sweeps import SCHEMES, DepthMarch
@@ -39,7 +39,7 @@ def test_lattice_approaches_the_field_one_order_faster_than_the_theorys(
 
         grid = Grid(FINE, base.width)
         operator = KernelOperator(np, grid, base.range.radius, tied=tied, padding=padding)
-        equation = bulk_equation(order, operator, get_activation(activation), lattice.a_x)
+        equation = Residual().bulk(order, operator, get_activation(activation), lattice.a_x)
         march = DepthMarch(equation, grid, SCHEMES["rk4"])
         field = initial.on(grid, lattice)
         nodes = tuple(np.tensordot(march.reconstruction.interpolation, part, 1) for part in (field.w, field.b))

@@ -9,10 +9,8 @@ import pytest
 
 import bbdfield
 from bbdfield.fields.coarse_graining import (
-    AVERAGE_ORDER,
     POINT_ORDER,
     Window,
-    average_matrix,
     coarse_grain,
     restrict,
     restrict_sites,
@@ -20,6 +18,7 @@ from bbdfield.fields.coarse_graining import (
     write_coarse_grained,
 )
 from solvers.grids import Grid
+from solvers.interpolation import AVERAGE_ORDER, average_matrix
 
 
 def cell_averages(n: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from bbdfield.fields.simulation import FieldSystem
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
-from bbdfield.model.scalings import inertia, learning_rates, to_lattice
+from bbdfield.model.units import inertia, learning_rates, to_lattice
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 

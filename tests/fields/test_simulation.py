@@ -17,7 +17,7 @@ from bbdfield.model.architecture import DYNAMICS
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import LatticeState, to_field, to_lattice
+from bbdfield.model.units import LatticeState, to_field, to_lattice
 from bbdfield.storage import Trajectory, content_digest
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
@@ -326,7 +326,7 @@ def test_unknown_order_scheme_backend_and_unstable_step_are_refused(tmp_path, si
     boundary = Boundary.draw(signals, lattice, problems.training())
     out = tmp_path / "field.h5"
     for options, message in (
-        ({"order": 2}, "order 2 does not exist"),
+        ({"order": 2}, "order 2 is not defined"),
         ({"depth_scheme": "heun"}, "depth scheme 'heun' does not exist"),
         ({"backend": "numba"}, "backend 'numba' does not exist"),
     ):

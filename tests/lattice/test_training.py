@@ -17,7 +17,7 @@ from bbdfield.model.activations import get_activation
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import heavy_ball_of, inertia, learning_rates, to_lattice
+from bbdfield.model.units import heavy_ball_of, inertia, learning_rates, to_lattice
 from bbdfield.storage import Trajectory, content_digest
 from solvers.steppers import get_damped_stepper
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError
-from bbdfield.model.architecture import FieldState, Kernel, Lattice, Rates, Training, field_shapes
+from bbdfield.model.ranges import Kernel
+from bbdfield.model.architecture import FieldState, Lattice, Rates, Training, field_shapes
 from bbdfield.model.initial import InitialFields
 from solvers.grids import Grid
 
@@ -45,7 +46,10 @@ def test_impossible_radius_is_refused(radius):
         ({"readout_modes": 0}, r"lattice\.readout_modes = 0: needs"),
         ({"length_x": 0.0}, r"lattice\.length_x = 0\.0: needs a positive length"),
         ({"length_y": float("nan")}, r"lattice\.length_y = nan: needs a positive length"),
-        ({"scaling": "critical"}, r"lattice\.scaling = 'critical': use one of residual"),
+        ({"scaling": "cubic"}, r"lattice\.scaling = 'cubic': use one of residual, critical, plain"),
+        ({"scaling": "critical", "activation": "relu"}, r'"relu": lattice\.scaling = "critical" is'),
+        ({"scaling": "critical", "kappa": 0.0}, r"lattice\.kappa = 0\.0: needs a coupling > 0"),
+        ({"kappa": 1.0}, r'lattice\.kappa = 1\.0: lattice\.scaling = "residual" has no cubic coupling'),
         ({"padding": "edge"}, r"lattice\.padding = 'edge': use one of zeros, circular, reflect"),
         ({"activation": "swish"}, r"unknown activation 'swish'"),
         ({"loss": "l1"}, r"unknown loss 'l1'"),

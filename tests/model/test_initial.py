@@ -123,7 +123,7 @@ def test_configuration_rebuilds_the_fields(problems):
         ({"weight": -1.0}, r"initial\.weight = -1\.0: needs a number >= 0"),
         ({"bias": np.inf}, r"initial\.bias = inf: needs a number >= 0"),
         ({"readout": np.nan}, r"initial\.readout = nan: needs a number >= 0"),
-        ({"correlation_x": 0.0}, r"initial\.correlation_x = 0\.0: needs a length >= 0\.001"),
+        ({"correlation_x": 1e-4}, r"initial\.correlation_x = 0\.0001: needs a length >= 0\.001"),
         ({"correlation_u": np.nan}, r"initial\.correlation_u = nan: needs a length >= 0\.001"),
         ({"correlation_y": -0.3}, r"initial\.correlation_y = -0\.3: needs a length >= 0\.001"),
     ],

@@ -16,7 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from bbdfield.errors import InputError
-from bbdfield.model.architecture import Kernel, Rates
+from bbdfield.model.ranges import Kernel
+from bbdfield.model.architecture import Rates
 from bbdfield.studies.config import LATER_KEYS, LATER_VALUES, StudyConfig, load_config, parse_config
 from solvers.grids import Grid
 
@@ -138,6 +139,10 @@ def test_every_key_is_written(study):
     expected = keys(config)
     del expected["data"]["file"]  # name and file exclude each other
     del expected["training"]["damping"]  # SGD has none
+    for key in ("kappa", "taps", "length"):  # of other scalings and ranges
+        del expected["lattice"][key]
+    del expected["initial"]["mean"], expected["initial"]["spread"]  # the range's own
+    del expected["field"]["width_order"]  # kernels have none
     assert written(tomllib.loads(config.to_toml())) == expected
 
 
@@ -188,7 +193,15 @@ SIZES = "needs a whole number from 1 to 1000000, or an increasing list of them"
         ("lattice=3", "lattice: needs a table of keys (got 3)"),
         ("training.batch=4001", "training.batch: needs at most the 4000 training samples (got 4001)"),
         ("training.probe=1001", "training.probe: needs at most the 1000 test samples (got 1001)"),
-        ("initial.correlation_x=0", "initial.correlation_x: needs a length from 0.001 to 1000 (got 0)"),
+        (
+            "initial.correlation_x=1e-4",
+            "initial.correlation_x: needs a length from 0.001 to 1000, or 0 for independent values (got 0.0001)",
+        ),
+        (
+            "initial.correlation_x=0",
+            "initial.correlation_x: independent values are no field; give a length, or map where the description ends"
+            ' with kind = "validity"',
+        ),
         ("field.orders=[0, 0]", "field.orders: needs a list of different orders out of 0, 1 (got [0, 0])"),
         ("field.orders=2", "field.orders: needs a list of different orders out of 0, 1 (got 2)"),
         ("field.n_x=grid", "field.n_x: needs a whole number from 1 to 1000000, or \"lattice\" (got 'grid')"),

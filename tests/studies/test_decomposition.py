@@ -21,7 +21,7 @@ from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import inertia, to_lattice
+from bbdfield.model.units import inertia, to_lattice
 from bbdfield.storage import content_digest
 from bbdfield.storage.sidecar import read_sidecar
 from bbdfield.studies import cases as tried

@@ -15,7 +15,7 @@ from bbdfield.decomposition.symmetry import BREAKINGS, broken, configurations
 from bbdfield.errors import InputError
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import LatticeState, inertia
+from bbdfield.model.units import LatticeState, inertia
 from bbdfield.storage.sidecar import read_sidecar
 from bbdfield.studies import symmetry
 from bbdfield.studies.config import SymmetryConfig, parse_config

@@ -1,9 +1,17 @@
 """The one place where fields (hatted) and lattice arrays are converted into each other.
 
-Residual scaling, kernel range: W_k = a_x a_y ŵ(x, y, k a_y), b = a_x b̂, z and R unscaled. The learning rates for which
-hatted fields move by −τ η̂ times the functional gradient follow from ∂ℓ/∂W = (δℓ/δŵ)(cell of ŵ)/(a_x a_y), and so on:
+With θ the network's trainable weights (its taps, or moments for the derivative range), s the scaling's unit (a_x, or 1
+for plain) and c the range's (a_y for kernels, else 1)
 
-    W tied   lr = τ η̂ a_x a_y        W untied   lr = τ η̂ a_x        b   lr = τ η̂ a_x / a_y        R   lr = τ η̂
+    θ = s c ŵ (+ 1 on the centre where the scaling has the identity),   b = s b̂,   z and R unscaled.
+
+The learning rates for which hatted fields move by −τ η̂ times the functional gradient follow from
+δℓ/δŵ = s c ∂ℓ/∂θ / (cell of ŵ), the cell being a_x times a_y if untied, times a_y if a kernel:
+
+    W   lr = τ η̂ (s c)² / cell        b   lr = τ η̂ s² / (a_x a_y)        R   lr = τ η̂
+
+For the residual and critical scalings: tied kernel τη̂ a_x a_y; untied kernel and tied taps or moments τη̂ a_x; untied
+taps or moments, and b, τη̂ a_x/a_y. Inertias are their inverses.
 """
 
 from __future__ import annotations
@@ -19,7 +27,10 @@ from bbdfield.model.architecture import FieldState, Lattice, Rates, Training
 
 @dataclass(frozen=True)
 class LatticeState:
-    """W, b, R of the discrete network: w (M, [N], C, T, C), b (M, N, C), r (outputs, C, modes)."""
+    """θ, b, R of the discrete network: w (M, [N], C, P, C), b (M, N, C), r (outputs, C, modes).
+
+    w are the taps themselves (P = T) except for the derivative range, where they are its three moments.
+    """
 
     w: np.ndarray
     b: np.ndarray
@@ -28,14 +39,25 @@ class LatticeState:
 
 @dataclass(frozen=True)
 class Units:
-    """W = w·ŵ and b = b·b̂."""
+    """θ = w·ŵ (+ identity) and b = b·b̂."""
 
     w: float
     b: float
 
 
 def units(lattice: Lattice) -> Units:
-    return Units(w=lattice.a_x * lattice.a_y, b=lattice.a_x)
+    unit = lattice.law.unit(lattice.a_x)
+    return Units(w=unit * lattice.range.unit(lattice.a_y), b=unit)
+
+
+def identity(lattice: Lattice) -> np.ndarray | float:
+    """What the weights are at ŵ = 0, (C, P, C): 1 on the centre for scalings with the identity, else 0."""
+    if not lattice.law.identity:
+        return 0.0
+    count = lattice.range.components(lattice.grid).size
+    one = np.zeros((lattice.channels, count, lattice.channels))
+    one[:, lattice.range.centre(lattice.grid), :] = np.eye(lattice.channels)
+    return one
 
 
 def to_lattice(state: FieldState) -> LatticeState:
@@ -43,13 +65,14 @@ def to_lattice(state: FieldState) -> LatticeState:
     if state.grid != state.lattice.grid:
         raise ValueError("the field state must be on the lattice's own grid; restrict it first")
     unit = units(state.lattice)
-    return LatticeState(unit.w * state.w, unit.b * state.b, np.array(state.r))
+    return LatticeState(identity(state.lattice) + unit.w * state.w, unit.b * state.b, np.array(state.r))
 
 
 def to_field(lattice: Lattice, state: LatticeState) -> FieldState:
     """Fields on the lattice's own grid."""
     unit = units(lattice)
-    return FieldState(lattice, lattice.grid, state.w / unit.w, state.b / unit.b, np.array(state.r))
+    w = (state.w - identity(lattice)) / unit.w
+    return FieldState(lattice, lattice.grid, w, state.b / unit.b, np.array(state.r))
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class Inertia:
 
 
 def inertia(lattice: Lattice, training: Training) -> Inertia:
-    """μ = 1/(ηγ) per group: W tied μ̂/(a_x a_y), W untied μ̂/a_x, b μ̂ a_y/a_x, R μ̂, with μ̂ = 1/(η̂γ)."""
+    """μ = 1/(ηγ) per group, with η the rates per unit of t: μ̂/(a_x a_y) for W of a tied kernel, and so on."""
     if training.damping is None:
         raise InputError(f"training.dynamics = {training.dynamics!r} has no inertia; use heavy-ball or leapfrog")
     eta = learning_rates(lattice, 1.0, training.rates)
@@ -93,6 +116,6 @@ def inertia_of(learning_rate: float, momentum: float, step: float) -> tuple[floa
 
 def learning_rates(lattice: Lattice, step: float, rates: Rates) -> Rates:
     """Learning rates of W, b and R on the lattice for rates η̂ of the fields and a time step τ."""
-    a_x, a_y = lattice.a_x, lattice.a_y
-    w = step * rates.w * a_x * (a_y if lattice.range.tied else 1.0)
-    return Rates(w=w, b=step * rates.b * a_x / a_y, r=step * rates.r)
+    a_x, a_y, unit = lattice.a_x, lattice.a_y, units(lattice)
+    cell = a_x * lattice.range.cell(a_y) * (1.0 if lattice.range.tied else a_y)
+    return Rates(w=step * rates.w * unit.w**2 / cell, b=step * rates.b * unit.b**2 / (a_x * a_y), r=step * rates.r)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError
-from bbdfield.fields.equations import ResidualOrder0, ResidualOrder1, bulk_equation
+from bbdfield.model.scalings.residual import Residual, ResidualOrder0, ResidualOrder1
 from bbdfield.model.activations import get_activation
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
@@ -24,7 +24,7 @@ TIES = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 def equation(order, activation, padding="zeros", tied=True, xp=np):
     operator = KernelOperator(xp, Grid(1, N), (K + 0.5) / N, tied=tied, padding=padding)
-    return bulk_equation(order, operator, get_activation(activation), A_X)
+    return Residual().bulk(order, operator, get_activation(activation), A_X)
 
 
 def draw(seed, tied=True):
@@ -129,7 +129,7 @@ def test_every_backend_agrees_with_numpy(backends, activation, order):
 def test_orders_are_0_and_1():
     operator = KernelOperator(np, Grid(1, N), (K + 0.5) / N, tied=True, padding="zeros")
     tanh = get_activation("tanh")
-    assert isinstance(bulk_equation(0, operator, tanh, A_X), ResidualOrder0)
-    assert isinstance(bulk_equation(1, operator, tanh, A_X), ResidualOrder1)
-    with pytest.raises(InputError, match=r"field\.orders: order 2 does not exist; use one of 0, 1"):
-        bulk_equation(2, operator, tanh, A_X)
+    assert isinstance(Residual().bulk(0, operator, tanh, A_X), ResidualOrder0)
+    assert isinstance(Residual().bulk(1, operator, tanh, A_X), ResidualOrder1)
+    with pytest.raises(InputError, match=r"field\.orders: order 2 is not defined for .* use one of 0, 1"):
+        Residual().bulk(2, operator, tanh, A_X)

@@ -1,27 +1,38 @@
-"""The bulk field equation ∂_x ẑ = G_n[ẑ; ŵ, b̂] and its exact derivatives, order n in the lattice spacing a_x.
+"""The residual scaling: s = 1, W = a_x (…) ŵ, b = a_x b̂; its limit is exact.
 
-Residual scaling (W ∝ a_x, skip connection), after the field description of arXiv 2511.02003, eqs (8)-(10):
+After the field description of arXiv 2511.02003, eqs (8)-(10):
 
     F   = 𝒦[ŵ] σ(ẑ) + b̂                                      order 0
     G_1 = F − (a_x/2) (∂F/∂ẑ)·F = F − (a_x/2) 𝒦[ŵ](σ'(ẑ) F)    order 1
 
 G_1 is the modified equation of the lattice: one layer is an Euler step of length a_x of ∂_x ẑ = F, and an exact flow
 over a_x of G_1 agrees with it up to O(a_x³) when the coefficients are centred on links.
-
-ẑ has shape (n_y, C, B). The classes below satisfy `solvers.sweeps.RightHandSide` with coefficients c = (ŵ(x), b̂(x)).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from bbdfield.errors import InputError
+import numpy as np
+
 from bbdfield.model.activations import Activation
-from solvers.width import KernelOperator
+from bbdfield.model.scalings.base import BulkEquation, Coefficients, Scaling, WidthOperator
 
 Array = Any
-Coefficients = tuple[Array, ...]
-ORDERS = (0, 1)
+
+
+class Residual(Scaling):
+    """W ∝ a_x beside a skip connection, as in residual networks."""
+
+    name: ClassVar[str] = "residual"
+    skip: ClassVar[float] = 1.0
+
+    def unit(self, a_x: float) -> float:
+        return a_x
+
+    def bulk(self, order: int, operator: WidthOperator, activation: Activation, a_x: float) -> BulkEquation:
+        self.require_order(order)
+        return ResidualOrder0(operator, activation) if order == 0 else ResidualOrder1(operator, activation, a_x)
 
 
 class ResidualOrder0:
@@ -29,7 +40,7 @@ class ResidualOrder0:
 
     order = 0
 
-    def __init__(self, operator: KernelOperator, activation: Activation) -> None:
+    def __init__(self, operator: WidthOperator, activation: Activation) -> None:
         self.operator, self.activation = operator, activation
 
     def value(self, z: Array, c: Coefficients) -> tuple[Array, Any]:
@@ -47,13 +58,17 @@ class ResidualOrder0:
         z_bar = slope * operator.adjoint_state(c[0], g)
         return z_bar, (operator.adjoint_weights(s, g), operator.xp.sum(g, axis=-1))
 
+    def linearised(self, k: np.ndarray, slope: float) -> np.ndarray:
+        """A = 𝒦̂ σ'."""
+        return slope * k
+
 
 class ResidualOrder1:
     """G_1 = F − (a_x/2) 𝒦[ŵ](σ'(ẑ) F)."""
 
     order = 1
 
-    def __init__(self, operator: KernelOperator, activation: Activation, a_x: float) -> None:
+    def __init__(self, operator: WidthOperator, activation: Activation, a_x: float) -> None:
         self.operator, self.activation, self.half = operator, activation, 0.5 * a_x
 
     def value(self, z: Array, c: Coefficients) -> tuple[Array, Any]:
@@ -79,9 +94,7 @@ class ResidualOrder1:
         w_bar = operator.adjoint_weights(s, f_bar) + operator.adjoint_weights(p, scaled)
         return z_bar, (w_bar, operator.xp.sum(f_bar, axis=-1))
 
-
-def bulk_equation(order: int, operator: KernelOperator, activation: Activation, a_x: float) -> Any:
-    """The right-hand side G_order of the residual theory with spacing a_x."""
-    if order not in ORDERS:
-        raise InputError(f"field.orders: order {order!r} does not exist; use one of {', '.join(map(str, ORDERS))}")
-    return ResidualOrder0(operator, activation) if order == 0 else ResidualOrder1(operator, activation, a_x)
+    def linearised(self, k: np.ndarray, slope: float) -> np.ndarray:
+        """A − (a_x/2) A²: transport at order 0 becomes transport with anti-diffusion."""
+        a = slope * k
+        return a - self.half * (a @ a)

@@ -8,7 +8,7 @@ import pytest
 from bbdfield.errors import InputError
 from bbdfield.model.architecture import Rates
 from bbdfield.model.initial import InitialFields
-from bbdfield.model.scalings import (
+from bbdfield.model.units import (
     LatticeState,
     heavy_ball_of,
     inertia,

@@ -1,0 +1,184 @@
+"""Is the field equation well posed, and is the depth step small enough? Asked before a run and as weights train.
+
+A derivative expansion that is cut off can be ill posed: negative diffusion, or a channel matrix ŵ_1 with complex
+eigenvalues, lets short waves grow without bound as the grid is refined, and order 1 in a_x turns transport into
+anti-diffusion (A_1 = A − (a_x/2)A²). With coefficients frozen at (x, y), the symbol A_n(q) of ∂G_n/∂ẑ on the solver's
+own grid says how a wave e^{iqy} grows: by e^{Γ(q)} over the whole depth, Γ(q) = ∫ dx max_y Re eig A_n(q). Kernels are
+bounded operators, so only their depth step is checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bbdfield.errors import InputError, NumericsError
+from bbdfield.model.activations import get_activation
+from bbdfield.model.architecture import FieldState, Lattice
+from bbdfield.model.scalings import BulkEquation
+from solvers.grids import Grid
+from solvers.projection import cutoff_projection
+from solvers.stability import MATRICES, MOST_GROWTH, amplification, excess, require_limit, sample, too_much
+from solvers.sweeps import DepthScheme
+
+Array = Any
+
+#: accuracy in h_y of the differences of local ranges
+STENCIL = 4
+#: what to do with an equation that is ill posed
+REMEDIES = ("refuse", "cutoff")
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Growth of waves over the whole depth.
+
+    q : wave numbers, from 0 to the largest on the grid (or the cut-off).   equation : Γ(q) of ∂_x ẑ = A_n ẑ.
+    march : the same for the depth scheme's steps (both 0 for bounded operators, which need no watching).
+    rate : largest |A_n|.
+    """
+
+    q: np.ndarray
+    equation: np.ndarray
+    march: np.ndarray
+    rate: float
+
+    @property
+    def worst(self) -> float:
+        """The wave number that grows fastest."""
+        return float(self.q[int(np.argmax(self.equation))])
+
+
+def growth(
+    lattice: Lattice, grid: Grid, equation: BulkEquation, scheme: DepthScheme, w: np.ndarray, q_max: float | None = None
+) -> Growth:
+    """Analyse G_n linearised about the weights w (n_x, [n_y], C, P, C), for the worst local slope."""
+    operator, watched = equation.operator, unbounded(lattice, equation)
+    slopes = np.unique(lattice.law.slopes(get_activation(lattice.activation)))
+    untied = not lattice.range.tied
+    wide = MATRICES // len(slopes)
+    q = np.linspace(0.0, min(q_max or np.inf, np.pi / grid.h_y), 33)
+    in_x = sample(grid.n_x, max(8, wide // (33 * (8 if untied else 1))))
+    in_y = sample(grid.n_y, max(4, wide // (33 * in_x.size))) if untied else None
+    weight = grid.length_x / in_x.size
+    exact, marched, rate = np.zeros(q.size), np.zeros(q.size), 0.0
+    with np.errstate(all="ignore"):
+        for link in in_x:
+            k = operator.symbol(w[link] if in_y is None else w[link][in_y], q)
+            real, step = np.full(q.size, -np.inf), np.full(q.size, -np.inf)
+            for slope in slopes:
+                a = equation.linearised(k, float(slope))
+                if not np.all(np.isfinite(a)):
+                    return Growth(q, np.full(q.size, np.inf), np.full(q.size, np.inf), np.inf)
+                rate = max(rate, float(np.linalg.norm(a, ord=2, axis=(-2, -1)).max()))
+                if not watched:
+                    continue
+                eigenvalues = np.linalg.eigvals(a).reshape(q.size, -1)
+                real = np.maximum(real, eigenvalues.real.max(axis=1))
+                factor = np.abs(amplification(scheme, grid.h_x * eigenvalues)).max(axis=1)
+                step = np.maximum(step, np.log(np.maximum(factor, 1e-300)))
+            if watched:
+                exact += weight * real
+                marched += weight / grid.h_x * step
+    return Growth(q, exact, marched, rate)
+
+
+def check(
+    lattice: Lattice,
+    grid: Grid,
+    equation: BulkEquation,
+    scheme: DepthScheme,
+    w: np.ndarray,
+    q_max: float | None = None,
+    t: float = 0.0,
+) -> Growth:
+    """Refuse what cannot be integrated.
+
+    Raises
+    ------
+    NumericsError
+        when the equation is ill posed: waves grow by more than `MOST_GROWTH` beyond the longest one.
+    InputError
+        when the depth step is too large for the scheme; says how many cells would do.
+    """
+    found = growth(lattice, grid, equation, scheme, w, q_max)
+    if unbounded(lattice, equation):
+        if too_much(found.equation):
+            grid_or_cut = f"{found.q[-1]:.4g}, the {'cut-off' if q_max else 'largest on the grid'}"
+            remedy = (
+                'lower field.width_order, or set field.ill_posed = "cutoff" to keep waves up to π/a_y only'
+                if q_max is None and lattice.range.width_orders
+                else "lower the initial amplitudes, or add diffusion (initial.mean)"
+            )
+            raise NumericsError(
+                f"ill posed at t = {t:.6g}: waves of wave number {found.worst:.4g} (of at most {grid_or_cut}) grow by"
+                f" e^{excess(found.equation):.3g} over the depth beyond the longest, more than {MOST_GROWTH:g};"
+                f" {remedy}"
+            )
+        if too_much(found.march):
+            raise (NumericsError if t > 0 else InputError)(
+                f"field.n_x = {grid.n_x}: unstable depth step at t = {t:.6g}, {scheme.name} amplifies waves by"
+                f' e^{excess(found.march):.3g} over the depth; use more cells, or depth_scheme = "rk4"'
+            )
+    if t == 0:
+        require_limit(grid.h_x, found.rate, scheme, grid.length_x)
+    return found
+
+
+def unbounded(lattice: Lattice, equation: BulkEquation) -> bool:
+    """Whether short waves can grow faster and faster as the grid is refined, so that weights must be watched."""
+    return not (equation.operator.bounded and lattice.law.limit)
+
+
+def check_start(
+    start: FieldState,
+    order: int,
+    scheme: DepthScheme,
+    *,
+    width_order: int | None = None,
+    stencil: int = STENCIL,
+    ill_posed: str = "refuse",
+) -> Growth:
+    """`check` of the theory that `simulate` would integrate from `start`, before anything is allocated or written."""
+    lattice, grid = start.lattice, start.grid
+    operator = lattice.range.operator(np, grid, lattice.a_y, lattice.padding, width_order, stencil)
+    equation = lattice.law.bulk(order, operator, get_activation(lattice.activation), lattice.a_x)
+    q_max = cutoff(lattice) if ill_posed == "cutoff" else None
+    return check(lattice, grid, equation, scheme, np.asarray(start.w), q_max)
+
+
+class Regularised:
+    """G_n behind a spectral cut-off: ẑ keeps waves up to q_max only, ∂_x ẑ = P G_n[ẑ]; P is symmetric, so P† = P."""
+
+    def __init__(self, equation: BulkEquation, xp: Any, projection: Array) -> None:
+        self.inner, self.xp, self.projection = equation, xp, projection
+        self.order: int = equation.order
+        self.operator: Any = equation.operator
+
+    def project(self, z: Array) -> Array:
+        return self.xp.reshape(self.xp.matmul(self.projection, self.xp.reshape(z, (z.shape[0], -1))), z.shape)
+
+    def value(self, z: Array, c: tuple[Array, ...]) -> tuple[Array, Any]:
+        g, tape = self.inner.value(z, c)
+        return self.project(g), tape
+
+    def tangent(self, tape: Any, c: tuple[Array, ...], dz: Array, dc: tuple[Array, ...]) -> Array:
+        return self.project(self.inner.tangent(tape, c, dz, dc))
+
+    def adjoint(self, tape: Any, c: tuple[Array, ...], g: Array) -> tuple[Array, tuple[Array, ...]]:
+        return self.inner.adjoint(tape, c, self.project(g))
+
+    def linearised(self, k: np.ndarray, slope: float) -> np.ndarray:
+        return self.inner.linearised(k, slope)
+
+
+def cutoff(lattice: Lattice) -> float:
+    """π/a_y: the shortest wave that the lattice itself has."""
+    return float(np.pi / lattice.a_y)
+
+
+def cutoff_matrix(lattice: Lattice, grid: Grid) -> np.ndarray:
+    """The projection onto waves that the lattice has, (n_y, n_y)."""
+    return cutoff_projection(grid, lattice.padding, cutoff(lattice))

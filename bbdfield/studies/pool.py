@@ -1,0 +1,133 @@
+"""Independent jobs of a study in parallel processes, one BLAS thread each, which changes no bit of the result.
+
+A job computes one trajectory, or whatever else leaves its result in the run directory. Processes are spawned: fork
+after threads have started would deadlock numerical libraries.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+from bbdfield.studies.kinds import JobProgress
+
+Progress = Callable[[int, int, float], None]
+
+
+class Labelled(Protocol):
+    """What can be a job: anything that can be sent to another process and has a name for the progress display."""
+
+    @property
+    def label(self) -> str: ...
+
+
+Job = TypeVar("Job", bound=Labelled)
+Config = TypeVar("Config")
+#: (job, config, run directory, progress) -> None; a function of a module, so that another process can find it
+RunJob = Callable[[Job, Config, Path, Progress | None], None]
+
+
+def run_jobs(
+    run_job: RunJob[Job, Config],
+    jobs: Iterable[Job],
+    config: Config,
+    out: Path,
+    workers: int,
+    report: JobProgress | None,
+    tell: Callable[[str], None],
+) -> None:
+    """Run all jobs, in the order given where there is a choice.
+
+    Parameters
+    ----------
+    run_job : called with (job, config, out, progress); progress takes (steps done, steps in all, loss).
+    workers : processes; 1 = this process only.
+    report : called with (job's label, steps done, steps in all, loss).
+    tell : with one process, gets each job's label as it starts.
+
+    Raises
+    ------
+    Exception
+        the first one that a job raised; the other jobs are stopped, and what they have recorded stays on disk.
+    """
+    if workers == 1:
+        with threadpool_limits(1):
+            for job in jobs:
+                tell(job.label)
+                run_job(job, config, out, None if report is None else _labelled(report, job.label))
+        return
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    listener = threading.Thread(target=_listen, args=(reports, report), daemon=True)
+    listener.start()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
+    try:
+        with _workers_ignore_interrupts():
+            futures = [pool.submit(_work, run_job, job, config, out) for job in jobs]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    except BaseException:
+        # Workers would finish their jobs first; what they have recorded is on disk already.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        reports.cancel_join_thread()  # a worker may have died with the queue's lock
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        reports.put(None)
+        listener.join(timeout=5)
+
+
+_reports: Any = None  # in a worker: where progress goes
+
+
+def _start_worker(reports: Any) -> None:
+    global _reports
+    _reports = reports
+    threadpool_limits(1)
+
+
+def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> None:
+    parent = multiprocessing.parent_process()
+
+    def progress(done: int, total: int, loss: float) -> None:
+        if parent is not None and not parent.is_alive():  # killed: stop, or two studies would write into one directory
+            raise KeyboardInterrupt
+        if done % 5 == 0 or done == total:
+            _reports.put((job.label, done, total, loss))
+
+    run_job(job, config, out, progress)
+
+
+@contextmanager
+def _workers_ignore_interrupts() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group, but this process alone decides: children started here inherit
+    "ignore".
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _labelled(report: JobProgress, label: str) -> Progress:
+    return lambda done, total, loss: report(label, done, total, loss)
+
+
+def _listen(reports: Any, report: JobProgress | None) -> None:
+    while (message := reports.get()) is not None:
+        if report:
+            report(*message)
