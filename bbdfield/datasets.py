@@ -25,7 +25,10 @@ from bbdfield.errors import InputError
 __all__ = ["Dataset", "load_dataset", "on_cells", "shipped_file"]
 
 #: Sets that come with the package, and the line that says where each is from.
-SHIPPED = {"mnist1d": "shipped MNIST-1D (Greydanus & Kobak, arXiv 2011.14439; Apache-2.0)"}
+SHIPPED = {
+    "mnist1d": "shipped MNIST-1D (Greydanus & Kobak, arXiv 2011.14439; Apache-2.0)",
+    "waves": "shipped smooth signals for convergence studies (data/make_waves.py)",
+}
 
 # More classes than this are taken for identifiers or measurements, not class labels.
 _MOST_CLASSES = 65_536
@@ -117,7 +120,7 @@ def load_dataset(name: str = "mnist1d", file: str | Path | None = None) -> Datas
     Parameters
     ----------
     name
-        A shipped set ("mnist1d"). With a file it is only what reports call the set; a shipped name is then
+        A shipped set ("mnist1d", "waves"). With a file it is only what reports call the set; a shipped name is then
         replaced by the file's own.
     file
         HDF5 (.h5, .hdf5) or npz with ``x``, ``y`` and, together or not at all, ``x_test``, ``y_test``; shapes

@@ -13,6 +13,8 @@ from solvers.sweeps import DepthScheme
 MOST_GROWTH = 1e3
 #: matrices examined at most per analysis; larger problems are sampled evenly in x, y and q
 MATRICES = 40_000
+#: the same for one channel, where eigenvalues cost nothing
+SCALARS = 4_000_000
 
 
 def amplification(scheme: DepthScheme, z: np.ndarray) -> np.ndarray:
@@ -29,13 +31,18 @@ def sample(count: int, most: int) -> np.ndarray:
 
 
 def excess(exponents: np.ndarray) -> float:
-    """How much more the fastest wave grows than the longest one (exponents[0], or not at all): ln of a factor."""
+    """How much more the fastest wave grows than the longest one (exponents[0], or not at all): ln of a factor.
+
+    Infinite when any exponent is not finite.
+    """
+    if not np.all(np.isfinite(exponents)):
+        return math.inf
     return float(np.max(exponents) - max(exponents[0], 0.0))
 
 
 def too_much(exponents: np.ndarray) -> bool:
     """Whether waves grow by more than MOST_GROWTH beyond the longest one; a non-finite exponent is too much."""
-    return not excess(exponents) <= math.log(MOST_GROWTH)
+    return excess(exponents) > math.log(MOST_GROWTH)
 
 
 def require_limit(h: float, rate: float, scheme: DepthScheme, length: float) -> None:
@@ -44,8 +51,10 @@ def require_limit(h: float, rate: float, scheme: DepthScheme, length: float) -> 
     Raises
     ------
     InputError
-        when h |∂G/∂ẑ| exceeds it; says how many depth cells would do.
+        when h |∂G/∂ẑ| exceeds it; says how many depth cells would do, if any number does.
     """
+    if not math.isfinite(rate):
+        raise InputError(f"|∂G/∂ẑ| = {rate:g}: no depth step is small enough; lower the initial amplitudes")
     if h * rate > scheme.real_limit:
         needed = int(np.ceil(length * rate / scheme.real_limit))
         raise InputError(

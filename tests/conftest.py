@@ -11,8 +11,8 @@ import pytest
 
 from bbdfield.datasets import Dataset
 from bbdfield.errors import InputError
-from bbdfield.model.ranges import Kernel
 from bbdfield.model.architecture import DAMPED, Lattice, Rates, Training
+from bbdfield.model.ranges import Kernel
 from solvers.backends import Backend, generic_backend, get_backend
 
 

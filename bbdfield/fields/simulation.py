@@ -21,10 +21,7 @@ from bbdfield.errors import InputError
 from bbdfield.fields.well_posedness import (
     REMEDIES,
     STENCIL,
-    Regularised,
     check,
-    cutoff,
-    cutoff_matrix,
     unbounded,
 )
 from bbdfield.model.activations import get_activation
@@ -33,6 +30,8 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Run, record
 from bbdfield.model.scalings import BulkEquation
+from bbdfield.model.scalings.cutoff import Regularised, cutoff, cutoff_matrix
+from solvers.adaptive import adaptive_advance
 from solvers.backends import Backend, get_backend
 from solvers.steppers import get_damped_stepper, get_stepper
 from solvers.sweeps import DepthMarch, get_scheme
@@ -72,8 +71,10 @@ class FieldSystem:
         self.q_max: float | None = None
         self._project: Callable[[Array], Array] = lambda z: z
         if ill_posed == "cutoff":
-            regularised = Regularised(equation, xp, self.backend.to_device(cutoff_matrix(lattice, grid)))
-            equation, self.q_max, self._project = regularised, cutoff(lattice), regularised.project
+            regularised = Regularised(
+                equation, xp, self.backend.to_device(cutoff_matrix(grid, lattice.padding, lattice.a_y))
+            )
+            equation, self.q_max, self._project = regularised, cutoff(lattice.a_y), regularised.project
         self.equation = equation
         self.march = DepthMarch(equation, grid, get_scheme(scheme))
         reconstruction = self.march.reconstruction
@@ -212,6 +213,9 @@ class FieldSystem:
         u, v, t, dt = self.u, self.v, k * training.step, training.step
         if training.damping is not None:
             u, v = get_damped_stepper(training.dynamics).step(force, t, u, v, dt, training.damping)
+        elif training.tolerance is not None:
+            tolerance = training.tolerance
+            u, *_ = adaptive_advance(force, t, t + dt, u, dt, rtol=tolerance, atol=tolerance)
         else:
             u = get_stepper("euler" if training.dynamics == "sgd" else "rk4").step(force, t, u, dt)
         if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite

@@ -18,9 +18,9 @@ from bbdfield.errors import InputError, NumericsError
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState, Lattice
 from bbdfield.model.scalings import BulkEquation
+from bbdfield.model.scalings.cutoff import cutoff
 from solvers.grids import Grid
-from solvers.projection import cutoff_projection
-from solvers.stability import MATRICES, MOST_GROWTH, amplification, excess, require_limit, sample, too_much
+from solvers.stability import MATRICES, MOST_GROWTH, SCALARS, amplification, excess, require_limit, sample, too_much
 from solvers.sweeps import DepthScheme
 
 Array = Any
@@ -54,11 +54,14 @@ class Growth:
 def growth(
     lattice: Lattice, grid: Grid, equation: BulkEquation, scheme: DepthScheme, w: np.ndarray, q_max: float | None = None
 ) -> Growth:
-    """Analyse G_n linearised about the weights w (n_x, [n_y], C, P, C), for the worst local slope."""
+    """Analyse G_n linearised about the weights w (n_x, [n_y], C, P, C), for the worst local slope.
+
+    Growth and rate are infinite where there is no G_n: non-finite weights, or a plain network's 1 + 𝒦σ' singular.
+    """
     operator, watched = equation.operator, unbounded(lattice, equation)
     slopes = np.unique(lattice.law.slopes(get_activation(lattice.activation)))
     untied = not lattice.range.tied
-    wide = MATRICES // len(slopes)
+    wide = (MATRICES if lattice.channels > 1 else SCALARS) // len(slopes)
     q = np.linspace(0.0, min(q_max or np.inf, np.pi / grid.h_y), 33)
     in_x = sample(grid.n_x, max(8, wide // (33 * (8 if untied else 1))))
     in_y = sample(grid.n_y, max(4, wide // (33 * in_x.size))) if untied else None
@@ -69,13 +72,17 @@ def growth(
             k = operator.symbol(w[link] if in_y is None else w[link][in_y], q)
             real, step = np.full(q.size, -np.inf), np.full(q.size, -np.inf)
             for slope in slopes:
-                a = equation.linearised(k, float(slope))
+                try:
+                    a = equation.linearised(k, float(slope))
+                except np.linalg.LinAlgError:
+                    a = np.full(k.shape, np.inf)
                 if not np.all(np.isfinite(a)):
                     return Growth(q, np.full(q.size, np.inf), np.full(q.size, np.inf), np.inf)
-                rate = max(rate, float(np.linalg.norm(a, ord=2, axis=(-2, -1)).max()))
+                size = np.abs(a) if lattice.channels == 1 else np.linalg.norm(a, ord=2, axis=(-2, -1))
+                rate = max(rate, float(size.max()))
                 if not watched:
                     continue
-                eigenvalues = np.linalg.eigvals(a).reshape(q.size, -1)
+                eigenvalues = (a if lattice.channels == 1 else np.linalg.eigvals(a)).reshape(q.size, -1)
                 real = np.maximum(real, eigenvalues.real.max(axis=1))
                 factor = np.abs(amplification(scheme, grid.h_x * eigenvalues)).max(axis=1)
                 step = np.maximum(step, np.log(np.maximum(factor, 1e-300)))
@@ -99,19 +106,27 @@ def check(
     Raises
     ------
     NumericsError
-        when the equation is ill posed: waves grow by more than `MOST_GROWTH` beyond the longest one.
+        when the equation is ill posed: waves grow by more than `MOST_GROWTH` beyond the longest one; when G_n does not
+        exist.
     InputError
         when the depth step is too large for the scheme; says how many cells would do.
     """
     found = growth(lattice, grid, equation, scheme, w, q_max)
+    if not np.isfinite(found.rate):
+        raise NumericsError(
+            f"no field equation at t = {t:.6g}: |∂G/∂ẑ| is infinite (weights too large, or a plain network whose"
+            " 1 + 𝒦[ŵ]σ' is singular); lower the initial amplitudes"
+        )
     if unbounded(lattice, equation):
+        operator_is_bounded = equation.operator.bounded
         if too_much(found.equation):
             grid_or_cut = f"{found.q[-1]:.4g}, the {'cut-off' if q_max else 'largest on the grid'}"
-            remedy = (
-                'lower field.width_order, or set field.ill_posed = "cutoff" to keep waves up to π/a_y only'
-                if q_max is None and lattice.range.width_orders
-                else "lower the initial amplitudes, or add diffusion (initial.mean)"
-            )
+            if operator_is_bounded:  # plain
+                remedy = "keep the eigenvalues of 𝒦[ŵ]σ' between −1 and 1: lower the initial amplitudes"
+            elif q_max is None and lattice.range.width_orders:
+                remedy = 'lower field.width_order, or set field.ill_posed = "cutoff" to keep waves up to π/a_y only'
+            else:
+                remedy = "lower the initial amplitudes, or add diffusion (initial.mean)"
             raise NumericsError(
                 f"ill posed at t = {t:.6g}: waves of wave number {found.worst:.4g} (of at most {grid_or_cut}) grow by"
                 f" e^{excess(found.equation):.3g} over the depth beyond the longest, more than {MOST_GROWTH:g};"
@@ -145,40 +160,5 @@ def check_start(
     lattice, grid = start.lattice, start.grid
     operator = lattice.range.operator(np, grid, lattice.a_y, lattice.padding, width_order, stencil)
     equation = lattice.law.bulk(order, operator, get_activation(lattice.activation), lattice.a_x)
-    q_max = cutoff(lattice) if ill_posed == "cutoff" else None
+    q_max = cutoff(lattice.a_y) if ill_posed == "cutoff" else None
     return check(lattice, grid, equation, scheme, np.asarray(start.w), q_max)
-
-
-class Regularised:
-    """G_n behind a spectral cut-off: ẑ keeps waves up to q_max only, ∂_x ẑ = P G_n[ẑ]; P is symmetric, so P† = P."""
-
-    def __init__(self, equation: BulkEquation, xp: Any, projection: Array) -> None:
-        self.inner, self.xp, self.projection = equation, xp, projection
-        self.order: int = equation.order
-        self.operator: Any = equation.operator
-
-    def project(self, z: Array) -> Array:
-        return self.xp.reshape(self.xp.matmul(self.projection, self.xp.reshape(z, (z.shape[0], -1))), z.shape)
-
-    def value(self, z: Array, c: tuple[Array, ...]) -> tuple[Array, Any]:
-        g, tape = self.inner.value(z, c)
-        return self.project(g), tape
-
-    def tangent(self, tape: Any, c: tuple[Array, ...], dz: Array, dc: tuple[Array, ...]) -> Array:
-        return self.project(self.inner.tangent(tape, c, dz, dc))
-
-    def adjoint(self, tape: Any, c: tuple[Array, ...], g: Array) -> tuple[Array, tuple[Array, ...]]:
-        return self.inner.adjoint(tape, c, self.project(g))
-
-    def linearised(self, k: np.ndarray, slope: float) -> np.ndarray:
-        return self.inner.linearised(k, slope)
-
-
-def cutoff(lattice: Lattice) -> float:
-    """π/a_y: the shortest wave that the lattice itself has."""
-    return float(np.pi / lattice.a_y)
-
-
-def cutoff_matrix(lattice: Lattice, grid: Grid) -> np.ndarray:
-    """The projection onto waves that the lattice has, (n_y, n_y)."""
-    return cutoff_projection(grid, lattice.padding, cutoff(lattice))

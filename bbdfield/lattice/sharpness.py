@@ -18,11 +18,14 @@ MARGIN = 10.0
 def stability_limit(training: Training) -> float:
     """τ λ_max up to which a step is stable for a quadratic loss of curvature λ_max (in units of the rates η).
 
-    SGD 2; Runge-Kutta 2.785; heavy ball 2(1+β)/(γτ), as its learning rate is γτ·τη; leapfrog 4/(γτ).
+    SGD 2; Runge-Kutta 2.785 (with error control: any); heavy ball 2(1+β)/(γτ), as its learning rate is γτ·τη; leapfrog
+    4/(γτ).
     """
     if training.damping is not None:
         damped = training.damping * training.step
         return (4 if training.dynamics == "leapfrog" else 2 * (1 + math.exp(-damped))) / damped
+    if training.dynamics == "adaptive-flow":
+        return math.inf
     return 2.785 if training.dynamics == "flow" else 2.0
 
 

@@ -16,8 +16,9 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Progress, Run, record
-from bbdfield.model.units import LatticeState, learning_rates, to_lattice
-from solvers.steppers import get_damped_stepper, rk4_step
+from bbdfield.model.units import LatticeState, learning_rates, to_lattice, units
+from solvers.adaptive import adaptive_advance
+from solvers.steppers import Rate, get_damped_stepper, rk4_step
 
 #: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
@@ -86,7 +87,7 @@ class LatticeSystem:
     def step(self, k: int) -> dict[str, float]:
         """From t = kτ to (k+1)τ on the step's samples; returns the loss of its first gradient.
 
-        SGD: θ ← θ − τη ∂ℓ/∂θ. Flow: Runge-Kutta for θ̇ = −η ∂ℓ/∂θ. With inertia μ = 1/(ηγ): θ̈ + γθ̇ = −γη ∂ℓ/∂θ.
+        SGD: θ ← θ − τη ∂ℓ/∂θ. Flows: Runge-Kutta for θ̇ = −η ∂ℓ/∂θ. With inertia μ = 1/(ηγ): θ̈ + γθ̇ = −γη ∂ℓ/∂θ.
         """
         training, index = self.boundary.training, self.boundary.batch(k)
         factor = 1.0 if training.damping is None else training.damping
@@ -104,11 +105,33 @@ class LatticeSystem:
             u, v = stepper.step(force, k * training.step, u, v, training.step, training.damping)
         elif training.dynamics == "sgd":
             u = tuple(value + training.step * move for value, move in zip(u, force(0.0, u), strict=True))
-        else:
+        elif training.tolerance is None:
             u = rk4_step(force, k * training.step, u, training.step)
+        else:
+            u = self._adaptive(force, k * training.step, u, training.step, training.tolerance)
         if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite
             self.u, self.v = u, v
         return {"loss": losses[0]}
+
+    def _adaptive(self, force: Rate, t: float, u: Parameters, dt: float, tolerance: float) -> Parameters:
+        """One step with error control, in units in which all parameters are of order 1."""
+        unit = units(self.lattice)
+        scales = (unit.w, unit.b, 1.0)
+
+        def times(v: Parameters, factors: tuple[float, ...]) -> Parameters:
+            return tuple(factor * part for factor, part in zip(factors, v, strict=True))
+
+        inverse = tuple(1.0 / scale for scale in scales)
+        moved, *_ = adaptive_advance(
+            lambda s, v: times(force(s, times(v, scales)), inverse),
+            t,
+            t + dt,
+            times(u, inverse),
+            dt,
+            rtol=tolerance,
+            atol=tolerance,
+        )
+        return times(moved, scales)
 
     def probe(self) -> np.ndarray:
         """z (M + 1, N, C, B) on the probe set."""

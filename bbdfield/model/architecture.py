@@ -30,7 +30,10 @@ from solvers.padding import PADDINGS
 #: parameter groups and their velocities, as they are called in states and files
 GROUPS, VELOCITIES = ("w", "b", "r"), ("w_dot", "b_dot", "r_dot")
 DAMPED = ("heavy-ball", "leapfrog")
-DYNAMICS = ("sgd", "flow", *DAMPED)
+#: relative error of a step with error control, if not given
+TOLERANCE = 1e-6
+FULL_BATCH = ("flow", "adaptive-flow")
+DYNAMICS = ("sgd", *FULL_BATCH, *DAMPED)
 
 
 def _require(condition: bool, key: str, value: Any, remedy: str) -> None:
@@ -154,7 +157,9 @@ class Training:
     Overdamped, ∂_t θ̂ = −η̂ δℓ/δθ̂:
 
     - "sgd": one Euler step of length τ = `step` per minibatch of `batch` samples, θ̂ ← θ̂ − τ η̂ δℓ/δθ̂;
-    - "flow": the gradient flow of the loss on one fixed set of `batch` samples, by classical Runge-Kutta steps.
+    - "flow": the gradient flow of the loss on one fixed set of `batch` samples, by classical Runge-Kutta steps;
+    - "adaptive-flow": the same by Dormand and Prince's pair, each τ in as many steps as the relative `tolerance` of the
+      hatted fields needs (it starts anew with τ at every step, so that nothing else needs to be remembered).
 
     Second order from rest, μ̂(∂_t² + γ∂_t)θ̂ = −δℓ/δθ̂, with `damping` γ and inertia μ̂ = 1/(η̂γ), so that the same
     rates have the same overdamped limit; one minibatch per step:
@@ -172,6 +177,7 @@ class Training:
     step: float = 1.0
     dynamics: str = "sgd"
     damping: float | None = None
+    tolerance: float | None = None
     snapshot_every: int = 10
     probe: int = 16
     evaluate: int = 1000
@@ -200,6 +206,20 @@ class Training:
             _require(given, "training.damping", self.damping, f"{self.dynamics} needs a damping γ > 0")
         else:
             _require(self.damping is None, "training.damping", self.damping, f"{self.dynamics} has none; remove it")
+
+        if self.dynamics == "adaptive-flow":
+            object.__setattr__(self, "tolerance", TOLERANCE if self.tolerance is None else self.tolerance)
+            given = self.tolerance is not None and _finite(self.tolerance) and 1e-13 <= self.tolerance < 1
+            _require(given, "training.tolerance", self.tolerance, "needs a relative tolerance from 1e-13 to 1")
+        else:
+            _require(
+                self.tolerance is None, "training.tolerance", self.tolerance, f"{self.dynamics} has none; remove it"
+            )
+
+    @property
+    def full_batch(self) -> bool:
+        """Whether all steps see the same samples."""
+        return self.dynamics in FULL_BATCH
 
     @property
     def second_order(self) -> bool:

@@ -23,7 +23,7 @@ from bbdfield.model.losses import prepare_targets
 class Boundary:
     """Data, lift and sample sequence of one training run.
 
-    lift : E (C, D) with |E|² = C.  sample_index : (steps, batch) for SGD, (1, batch) for the flow.
+    lift : E (C, D) with |E|² = C.  sample_index : (steps, batch), or (1, batch) where all steps see the same samples.
     probe_index : samples (of the test set where there is one) on which z is recorded.
     """
 
@@ -58,7 +58,7 @@ class Boundary:
         if training.probe > probes.shape[0]:
             raise InputError(f"training.probe = {training.probe}: only {probes.shape[0]} samples to probe; use fewer")
         rng = np.random.default_rng([training.seed, STREAM_SAMPLES])
-        rows = 1 if training.dynamics == "flow" else training.steps
+        rows = 1 if training.full_batch else training.steps
         per_epoch = count // training.batch
         epochs = [
             rng.permutation(count)[: per_epoch * training.batch].reshape(per_epoch, training.batch)
@@ -78,7 +78,7 @@ class Boundary:
 
     def batch(self, step: int) -> np.ndarray:
         """Sample indices of one step."""
-        return self.sample_index[0 if self.training.dynamics == "flow" else step]
+        return self.sample_index[0 if self.training.full_batch else step]
 
     def _interpolation(self, width: int) -> np.ndarray:
         """(data width, width): the spline is linear in the signal, so it is one matrix."""

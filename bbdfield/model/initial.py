@@ -16,20 +16,25 @@ import numpy as np
 
 from bbdfield.errors import InputError
 from bbdfield.model.architecture import FieldState, Lattice
-from bbdfield.model.random_functions import cosine_amplitudes, cosine_basis
+from bbdfield.model.random_functions import cosine_amplitudes, cosine_basis, periodic_amplitudes, periodic_basis
 from solvers.grids import Grid
 
 #: independent random streams of one seed; the numbers are part of the file format (changing them changes every run)
 STREAM_FIELDS, STREAM_SAMPLES, STREAM_LIFT = 0, 1, 2
 
 
-def _along(length: float, correlation: float, cells: int) -> np.ndarray:
+def _along(length: float, correlation: float, cells: int, periodic: bool = False) -> np.ndarray:
     """Standard deviations of the coefficients along one axis; independent values have one per cell."""
-    return cosine_amplitudes(length, correlation) if correlation > 0 else np.ones(cells)
+    if correlation == 0:
+        return np.ones(cells)
+    return (periodic_amplitudes if periodic else cosine_amplitudes)(length, correlation)
 
 
-def _basis(points: np.ndarray, length: float, correlation: float, count: int) -> np.ndarray:
-    return cosine_basis(points, length, count) if correlation > 0 else np.eye(count)
+def _basis(points: np.ndarray, length: float, correlation: float, count: int, periodic: bool = False) -> np.ndarray:
+    """Their functions at some points: (points, count)."""
+    if correlation == 0:
+        return np.eye(count)
+    return (periodic_basis if periodic else cosine_basis)(points, length, count)
 
 
 @dataclass(frozen=True)
@@ -75,13 +80,18 @@ class InitialFields:
         self.lattice.range.mean(self.lattice.grid, self.mean)
         self.lattice.range.spread(self.correlation_u, self.lattice.grid, self.spread)
 
+    @property
+    def _periodic(self) -> bool:
+        """Whether fields are periodic in y, as the width is: with circular padding."""
+        return self.lattice.padding == "circular"
+
     @cached_property
     def _amplitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lattice = self.lattice
         return (
             _along(lattice.length_x, self.correlation_x, lattice.depth),
             lattice.range.spread(self.correlation_u, lattice.grid, self.spread),
-            _along(lattice.length_y, self.correlation_y, lattice.width),
+            _along(lattice.length_y, self.correlation_y, lattice.width, self._periodic),
         )
 
     @cached_property
@@ -114,7 +124,7 @@ class InitialFields:
                 " no field; coarse-grain them, or give a correlation length"
             )
         x = _basis(grid.x_links, grid.length_x, self.correlation_x, c["w"].shape[0])
-        y = _basis(grid.y, grid.length_y, self.correlation_y, c["b"].shape[1])
+        y = _basis(grid.y, grid.length_y, self.correlation_y, c["b"].shape[1], self._periodic)
         count = c["w"].shape[-2]
         u = np.eye(count) if "u" in rough else lattice.range.basis(grid, count)
         if lattice.range.tied:

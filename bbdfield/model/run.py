@@ -67,7 +67,8 @@ def record(
     InputError
         for an existing file (without overwrite or resume) or one of another configuration.
     NumericsError
-        as soon as a value is not finite, naming t, the quantity and x; earlier snapshots stay in the file.
+        as soon as a value is not finite, naming t, the quantity and x, or the weights have become ill posed; earlier
+        snapshots stay in the file.
     """
     training = boundary.training
     full = {
@@ -87,6 +88,7 @@ def record(
             first = old.n_snapshots - 1
             if first >= 0:
                 system.load({name: variable[first] for name, variable in old.fields.items() if name != "z"})
+                system.watch(float(old.t[first]))  # what was refused once is refused again
         writer = TrajectoryWriter.resume(path, config=full)
     else:
         writer = TrajectoryWriter.create(

@@ -59,7 +59,7 @@ class _ObservedLattice(LatticeSystem):
         index = self.boundary.batch(k)
         now = self.observer.moment(index)
         self._note(_of_moment(now))
-        if k > 0 and self.boundary.training.dynamics != "flow":
+        if k > 0 and not self.boundary.training.full_batch:
             before = self.observer.moment(self.boundary.batch(k - 1))
             self._note({**_of_swap(before, now), **self._new_data(before, now, index)})
         return super().step(k)

@@ -13,8 +13,8 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from bbdfield.model.scalings import Residual
 from bbdfield.model.activations import get_activation
+from bbdfield.model.scalings import Residual
 from solvers.grids import Grid
 from solvers.sweeps import SCHEMES, DepthMarch, NodeReconstruction
 from solvers.width import KernelOperator

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bbdfield.model.scalings import Residual
 from bbdfield.lattice.network import forward
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState
 from bbdfield.model.initial import InitialFields
+from bbdfield.model.scalings import Residual
 from bbdfield.model.units import to_lattice
 from solvers.grids import Grid
 from solvers.padding import PADDINGS

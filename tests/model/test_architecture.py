@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError
-from bbdfield.model.ranges import Kernel
 from bbdfield.model.architecture import FieldState, Lattice, Rates, Training, field_shapes
 from bbdfield.model.initial import InitialFields
+from bbdfield.model.ranges import Kernel
 from solvers.grids import Grid
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError
-from bbdfield.model.scalings.residual import Residual, ResidualOrder0, ResidualOrder1
 from bbdfield.model.activations import get_activation
+from bbdfield.model.scalings.residual import Residual, ResidualOrder0, ResidualOrder1
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 from solvers.width import KernelOperator

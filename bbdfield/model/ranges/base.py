@@ -68,6 +68,19 @@ class Range(ABC):
         width_order : order of its expansion in a_y (None: the highest).   stencil : accuracy of differences.
         """
 
+    def width_order(self, given: int | None) -> int:
+        """The order in a_y to use: the highest unless given.
+
+        Raises
+        ------
+        InputError
+            for an order that this range does not have.
+        """
+        if given is not None and given not in self.width_orders:
+            known = f"use one of {', '.join(map(str, self.width_orders))}" if self.width_orders else "remove it"
+            raise InputError(f'field.width_order = {given!r}: not defined for lattice.range = "{self.name}"; {known}')
+        return max(self.width_orders, default=0) if given is None else given
+
     def onto(self, source: Grid, target: Grid, averaged: bool = False) -> np.ndarray:
         """(P_target, P_source): components from one grid to another, as point values or averages over cells."""
         return np.eye(self.components(target).size)
@@ -90,11 +103,13 @@ class Range(ABC):
         count = self.components(grid).size
         if mean is None:
             return np.zeros(count)
-        self._check_length("initial.mean", mean, count)
+        self._check_numbers("initial.mean", mean, count)
         return np.asarray(mean, float)
 
-    def _check_length(self, key: str, values: Sequence[float], count: int) -> None:
+    def _check_numbers(self, key: str, values: Sequence[float], count: int) -> None:
         if len(values) != count:
             raise InputError(
                 f'{key} = {list(values)}: lattice.range = "{self.name}" needs {count} number{"s" if count > 1 else ""}'
             )
+        if not np.all(np.isfinite(values)):
+            raise InputError(f"{key} = {list(values)}: needs finite numbers")

@@ -53,6 +53,7 @@ class Derivative(Range):
         return stencils * (self.length / a_y) ** np.arange(3)
 
     def operator(self, xp: Any, grid: Grid, a_y: float, padding: str, width_order: int | None, stencil: int) -> Any:
+        self.width_order(width_order)
         lengths = np.diag(self.length ** np.arange(3.0))
         return DifferenceOperator(xp, grid, order=2, tied=self.tied, padding=padding, accuracy=stencil, mixing=lengths)
 
@@ -60,7 +61,7 @@ class Derivative(Range):
         """By default ŵ_0 and ŵ_1 vary and ŵ_2 does not: where it turned negative the equation would be ill posed."""
         if relative is None:
             return np.array([1.0, 1.0, 0.0])
-        self._check_length("initial.spread", relative, 3)
+        self._check_numbers("initial.spread", relative, 3)
         return np.asarray(relative, float)
 
     def mean(self, grid: Grid, mean: Sequence[float] | None) -> np.ndarray:

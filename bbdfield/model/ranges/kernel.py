@@ -60,6 +60,7 @@ class Kernel(Range):
         return h_y
 
     def operator(self, xp: Any, grid: Grid, a_y: float, padding: str, width_order: int | None, stencil: int) -> Any:
+        self.width_order(width_order)
         return KernelOperator(xp, grid, self.radius, tied=self.tied, padding=padding)
 
     def onto(self, source: Grid, target: Grid, averaged: bool = False) -> np.ndarray:
@@ -79,5 +80,5 @@ class Kernel(Range):
     def mean(self, grid: Grid, mean: Sequence[float] | None) -> np.ndarray:
         if mean is None:
             return np.zeros(self.components(grid).size)
-        self._check_length("initial.mean", mean, 1)
+        self._check_numbers("initial.mean", mean, 1)
         return np.full(self.components(grid).size, mean[0] / (2 * self.radius))

@@ -54,12 +54,12 @@ class Taps(Range):
         return np.stack([(k * a_y) ** n / math.factorial(n) for n in range(order + 1)])
 
     def operator(self, xp: Any, grid: Grid, a_y: float, padding: str, width_order: int | None, stencil: int) -> Any:
-        order = max(self.width_orders) if width_order is None else width_order
+        order = self.width_order(width_order)
         options: dict[str, Any] = {"tied": self.tied, "padding": padding, "accuracy": stencil}
         return DifferenceOperator(xp, grid, order=order, mixing=self.moments(a_y, order), **options)
 
     def spread(self, correlation: float, grid: Grid, relative: Sequence[float] | None) -> np.ndarray:
         if relative is not None:
-            self._check_length("initial.spread", relative, self.count)
+            self._check_numbers("initial.spread", relative, self.count)
         factors = np.ones(self.count) if relative is None else np.asarray(relative, float)
         return factors / np.sqrt(self.count)

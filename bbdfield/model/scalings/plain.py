@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from bbdfield.errors import NumericsError
 from bbdfield.model.activations import Activation
 from bbdfield.model.scalings.base import BulkEquation, Coefficients, Scaling, WidthOperator
 
@@ -52,7 +53,14 @@ class GradientExpansion:
         xp = self.operator.xp
         n_y, channels, samples = right.shape
         flat = xp.permute_dims(xp.reshape(right, (n_y * channels, samples)), (1, 0))[..., None]
-        return xp.reshape(xp.permute_dims(xp.linalg.solve(matrix, flat)[..., 0], (1, 0)), right.shape)
+        try:
+            solution = xp.linalg.solve(matrix, flat)[..., 0]
+        except np.linalg.LinAlgError as error:
+            raise NumericsError(
+                "1 + 𝒦[ŵ]σ'(ẑ) is singular: signals that change sign from layer to layer have no field; lower the"
+                ' amplitudes, or use lattice.scaling = "residual" or "critical"'
+            ) from error
+        return xp.reshape(xp.permute_dims(solution, (1, 0)), right.shape)
 
     def _matrix(self, w: Array, slope: Array) -> Array:
         """S: (B, n, n)."""
