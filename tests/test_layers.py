@@ -17,7 +17,7 @@ LAYERS = (
     ("solvers",),
     ("bbdfield.datasets", "bbdfield.storage"),
     ("bbdfield.model",),
-    ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice"),
+    ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice", "bbdfield.problems", "bbdfield.propagation"),
     ("bbdfield.comparison", "bbdfield.plotting"),
     ("bbdfield.studies",),
     ("bbdfield.cli",),
