@@ -30,7 +30,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
@@ -38,7 +38,7 @@ from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
 from bbdfield.errors import InputError
 from bbdfield.fields.well_posedness import REMEDIES, STENCIL
 from bbdfield.model.activations import activation_names
-from bbdfield.model.architecture import DAMPED, DYNAMICS, Lattice, Rates, Training
+from bbdfield.model.architecture import DAMPED, DYNAMICS, FULL_BATCH, TOLERANCE, Lattice, Rates, Training
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import loss_names, prepare_targets
 from bbdfield.model.random_functions import cosine_amplitudes
@@ -195,6 +195,37 @@ def _cells(value: Any) -> int | str:
     raise _refuse(f'a whole number from 1 to {MOST_CELLS}, or "lattice"', value)
 
 
+def _each_of(known: Sequence[str]) -> PlainValidator:
+    """A list of different names."""
+    listed = ", ".join(f'"{name}"' for name in known)
+
+    def check(value: Any) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)) or not value or not all(entry in known for entry in value):
+            raise _refuse(f"a list out of {listed}", value)
+        if len(set(value)) != len(value):
+            raise _refuse("each name once", list(value))
+        return tuple(value)
+
+    return PlainValidator(check)
+
+
+def _width_orders(value: Any) -> tuple[int, ...]:
+    if (
+        not isinstance(value, (list, tuple))
+        or not all(_is_whole(v, 0, 2) for v in value)
+        or len(set(value)) < len(value)
+    ):
+        raise _refuse("a list of different width orders out of 0, 1, 2", value)
+    return tuple(value)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    """Keys of a section, which are checked where they are used."""
+    if not isinstance(value, Mapping):
+        raise _refuse("a table of keys", value)
+    return dict(value)
+
+
 def _stencil(value: Any) -> int:
     if not _is_whole(value, 2, 6) or value not in STENCILS:
         raise _refuse(f"one of the accuracies {', '.join(map(str, STENCILS))}", value)
@@ -236,6 +267,36 @@ def _window(value: Any) -> tuple[int, int]:
     if not whole or value[1] <= value[0]:
         raise _refuse("two layers [first, last] with 1 <= first < last", value)
     return value[0], value[1]
+
+
+def _is_variance(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1000
+
+
+def _variances(value: Any) -> tuple[tuple[float, float], ...]:
+    needs = "a list of pairs [σ_w², σ_b²] of numbers from 0 to 1000"
+    if not isinstance(value, (list, tuple)) or not value or not all(isinstance(v, (list, tuple)) for v in value):
+        raise _refuse(needs, value)
+    if not all(len(pair) == 2 and all(map(_is_variance, pair)) and pair[0] > 0 for pair in value):
+        raise _refuse(f"{needs}, the first > 0", value)
+    return tuple((float(weight), float(bias)) for weight, bias in value)
+
+
+def _biases(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not value or not all(map(_is_variance, value)):
+        raise _refuse("a list of variances σ_b², numbers from 0 to 1000", value)
+    return tuple(map(float, value))
+
+
+def _multiples(value: Any) -> tuple[float, ...]:
+    needs = "an increasing list of numbers from 0 to 1000"
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _refuse(needs, value)
+    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n <= 1000 for n in value):
+        raise _refuse(needs, list(value))
+    if any(b <= a for a, b in itertools.pairwise(value)):
+        raise _refuse("its numbers in increasing order, each once", list(value))
+    return tuple(map(float, value))
 
 
 def _layer_widths(value: Any) -> tuple[int, ...]:
@@ -349,10 +410,17 @@ class TrainingSection(_Section):
     rates: RatesSection
     dynamics: Annotated[str, _choice(DYNAMICS)] = "sgd"
     damping: Annotated[float | None, _OPTIONAL_POSITIVE] = None
+    tolerance: Annotated[float | None, _number(lambda x: 1e-13 <= x < 1, "a number from 1e-13 to 1")] = None
     snapshot_every: Annotated[int, _whole(1)] = 10
     probe: Annotated[int, _whole(1)] = 16
     evaluate: Annotated[int, _whole(0)] = 1000
     optimizer: Annotated[str, _choice(("sgd",), "training.optimizer")] = "sgd"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_tolerance(cls, table: Any) -> Any:
+        adaptive = isinstance(table, Mapping) and table.get("dynamics") == "adaptive-flow"
+        return {"tolerance": TOLERANCE, **table} if adaptive else table
 
 
 class FieldSection(_Section):
@@ -427,6 +495,87 @@ class DecompositionSection(_Section):
 
     cases: Annotated[int, _whole(1, 100_000)] = 288
     round_trip: Annotated[int | tuple[int, ...], _SIZES] = (16, 256, 4096)
+
+
+class SignalsFieldSection(_Section):
+    """[field] of a signals study: one order, and the grid in depth (in width it is the lattice's)."""
+
+    order: Annotated[int, _whole(min(ORDERS), max(ORDERS))] = 1
+    n_x: Annotated[int | str, _CELLS] = "lattice"
+    depth_scheme: Annotated[str, _choice(tuple(SCHEMES))] = "midpoint"
+    width_order: Annotated[int | None, _whole(0, 2)] = None
+    stencil: Annotated[int, PlainValidator(_stencil)] = STENCIL
+    ill_posed: Annotated[str, _choice(REMEDIES)] = "refuse"
+    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+
+
+class SignalsSection(_Section):
+    """[signals] random networks of given variances, and directions in which the trained one is disturbed.
+
+    activation : of the random networks.   variances : their [σ_w², σ_b²].   biases : σ_b² of the critical line's table.
+    width, networks : how they are sampled.   settle, layers : layers to settle in, and layers after that are measured.
+    directions : random directions of the trained network.
+    """
+
+    activation: Annotated[str, _choice(activation_names)] = "tanh"
+    variances: Annotated[tuple[tuple[float, float], ...], PlainValidator(_variances)] = (
+        (1.0, 0.05), (1.3, 0.05), (2.5, 0.05), (4.0, 0.05),
+    )  # fmt: skip
+    biases: Annotated[tuple[float, ...], PlainValidator(_biases)] = (0.01, 0.05, 0.1)
+    width: Annotated[int, _whole(2, 20_000)] = 500
+    networks: Annotated[int, _whole(1, 100_000)] = 24
+    settle: Annotated[int, _whole(0, 100_000)] = 30
+    layers: Annotated[int, _whole(1, 100_000)] = 20
+    directions: Annotated[int, _whole(1, 100_000)] = 8
+
+
+class ValidityFieldSection(_Section):
+    """[field] of a validity study: how many layers one depth cell of the field holds, and schemes that keep ŵ constant
+    on a cell. refine_x: the first seed is repeated on so many times as many cells (1: no check).
+    """
+
+    orders: Annotated[tuple[int, ...], _ORDERS] = ORDERS
+    layers: Annotated[int, _whole(2, MOST_CELLS)] = 2
+    depth_scheme: Annotated[str, _choice(("euler", "midpoint"))] = "midpoint"
+    refine_x: Annotated[int, _whole(1, 64)] = 2
+    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+
+
+class ValiditySection(_Section):
+    """[validity] the map: roughness of the initial weights, windows of averaging, seeds.
+
+    ratios : correlation length over lattice spacing, 0 = independent weights.   windows : standard deviations of the
+    Gaussian window in layers, 0 = none.   fixed : what has the same standard deviation for all ratios, the mean of the
+    weights over depth and taps ("effect") or each weight ("weights").
+    """
+
+    ratios: Annotated[tuple[float, ...], PlainValidator(_multiples)] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    windows: Annotated[tuple[float, ...], PlainValidator(_multiples)] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    seeds: Annotated[int, _whole(1, 1000)] = 3
+    fixed: Annotated[str, _choice(("effect", "weights"))] = "effect"
+
+
+class LadderSection(_Section):
+    """[[ladder]] of an orders study: one spacing is refined, everything else is kept; lists are all tried.
+
+    spacing : "a_x" (depth is the ladder), "a_y" (width is) or "step" (training.step is halved `halvings` times).
+    orders, width_order : of the field theory, in a_x and a_y.
+    lattice, initial, training, field : keys that differ from the study's own sections.
+    """
+
+    spacing: Annotated[str, _choice(("a_x", "a_y", "step"))]
+    scaling: Annotated[str, _choice(tuple(SCALINGS))] = "residual"
+    range: Annotated[str, _choice(tuple(RANGES))] = "kernel"
+    weights: Annotated[tuple[str, ...], _each_of(("tied", "untied"))] = ("tied",)
+    padding: Annotated[tuple[str, ...], _each_of(PADDINGS)] = ("circular",)
+    dynamics: Annotated[tuple[str, ...], _each_of(DYNAMICS)] = ("sgd",)
+    orders: Annotated[tuple[int, ...], _ORDERS] = ORDERS
+    width_order: Annotated[tuple[int, ...], PlainValidator(_width_orders)] = ()
+    halvings: Annotated[int, _whole(2, 12)] = 3
+    lattice: Annotated[dict[str, Any], PlainValidator(_table)] = Field(default_factory=dict)
+    initial: Annotated[dict[str, Any], PlainValidator(_table)] = Field(default_factory=dict)
+    training: Annotated[dict[str, Any], PlainValidator(_table)] = Field(default_factory=dict)
+    field: Annotated[dict[str, Any], PlainValidator(_table)] = Field(default_factory=dict)
 
 
 class OutputSection(_Section):
@@ -519,12 +668,17 @@ class AnyStudy(_Section):
     def to_toml(self) -> str:
         """Every key, defaults included; reading it back gives an equal configuration."""
         top = self.model_dump()
-        plain = {key: value for key, value in top.items() if not isinstance(value, dict)}
+        tables = {key: value for key, value in top.items() if value and _is_tables(value)}
+        plain = {key: value for key, value in top.items() if not isinstance(value, dict) and key not in tables}
         parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in plain.items())]
         for section, table in top.items():
             if isinstance(table, dict):
                 lines = [f"{key} = {_toml(value)}\n" for key, value in table.items() if value is not None]
                 parts.append(f"[{section}]\n{''.join(lines)}")
+        for section, entries in tables.items():
+            for table in entries:
+                lines = [f"{key} = {_toml(value)}\n" for key, value in table.items()]
+                parts.append(f"[[{section}]]\n{''.join(lines)}")
         return "\n".join(parts)
 
     @classmethod
@@ -562,12 +716,10 @@ class OneNetwork(AnyStudy):
     """A study of one network: no ladder."""
 
     def refusals(self) -> Iterator[str]:
-        for key, size in (("lattice.depth", self.lattice.depth), ("lattice.width", self.lattice.width)):
-            if len(_listed(size)) > 1:
-                yield f"{key}: needs one size, since one network is studied (got {_show(list(_listed(size)))})"
+        yield from _several_networks(self)
         if self.lattice.scaling != "residual":
             yield f'lattice.scaling: kind = "{self.kind}" studies residual networks; use "residual"'
-        allowed = ("kernel",) if self.kind == "energy" else ("kernel", "taps")
+        allowed = ("kernel",) if self.kind in ("energy", "validity") else ("kernel", "taps")
         if self.lattice.range not in allowed:
             yield f'lattice.range: kind = "{self.kind}" is defined for {" and ".join(allowed)} weights; use "kernel"'
 
@@ -594,7 +746,7 @@ class StudyConfig(AnyStudy):
         return {**table, "field": {**given, **field}}
 
     def refusals(self) -> Iterator[str]:
-        yield from _no_field(self)
+        yield from _no_field(self, "orders", self.field.orders, self.field.width_order)
 
     def theory(self) -> dict[str, Any]:
         """Which field theory, beyond its order in a_x: options of `simulate`."""
@@ -658,11 +810,125 @@ class EnergyConfig(OneNetwork):
         yield from list(super().refusals()) or _impossible_energy(self)
 
 
+class SignalsConfig(AnyStudy):
+    """kind = "signals": how far signals travel in depth, in random networks and in one that is being trained."""
+
+    field: SignalsFieldSection = Field(default_factory=SignalsFieldSection)
+    signals: SignalsSection = Field(default_factory=SignalsSection)
+
+    def network(self) -> Lattice:
+        """The network that is trained."""
+        return self.lattice_at(*self.rungs()[0])
+
+    def theory(self) -> dict[str, Any]:
+        """Which field theory, beyond its order in a_x: options of `simulate`."""
+        return {"width_order": self.field.width_order, "stencil": self.field.stencil, "ill_posed": self.field.ill_posed}
+
+    def field_grid(self) -> Grid:
+        """The field solver's grid."""
+        ((depth, width),) = self.rungs()
+        return Grid(depth if isinstance(self.field.n_x, str) else self.field.n_x, width)
+
+    def grids(self) -> Iterator[tuple[str, Grid]]:
+        yield from super().grids()
+        if len(self.rungs()) == 1:
+            yield "field.n_x", self.field_grid()
+
+    def refusals(self) -> Iterator[str]:
+        yield from _several_networks(self)
+        yield from _no_field(self, "order", (self.field.order,), self.field.width_order)
+
+
+class ValidityConfig(OneNetwork):
+    """kind = "validity": how rough may weights be, and how far averaged, for the fields to describe the network?"""
+
+    field: ValidityFieldSection = Field(default_factory=ValidityFieldSection)
+    validity: ValiditySection = Field(default_factory=ValiditySection)
+
+    def field_grid(self) -> Grid:
+        """The field's cells: several layers each, and those of the lattice across the width."""
+        ((depth, width),) = self.rungs()
+        return Grid(depth // self.field.layers, width)
+
+    def refusals(self) -> Iterator[str]:
+        yield from list(super().refusals()) or _impossible_validity(self)
+
+
+class OrdersConfig(OneNetwork):
+    """kind = "orders": does every scaling, range and order converge as it declares?"""
+
+    field: FieldSection = Field(default_factory=FieldSection)
+    ladder: tuple[LadderSection, ...] = ()
+
+    def combinations(self) -> Iterator[tuple[str, LadderSection, StudyConfig]]:
+        """(name, its ladder, the continuum study) of every combination of the lists.
+
+        Raises
+        ------
+        InputError
+            for one that is not possible, by its name.
+        """
+        for ladder in self.ladder:
+            for names in itertools.product(
+                ladder.weights, ladder.padding, ladder.dynamics, ladder.width_order or (None,)
+            ):
+                weights, padding, dynamics, width_order = names
+                parts = [ladder.spacing, ladder.scaling, ladder.range, weights, padding, dynamics]
+                name = "-".join([*parts, *([f"p{width_order}"] if width_order is not None else [])])
+                yield name, ladder, StudyConfig.from_table(self._table(ladder, *names), name)
+
+    def _table(
+        self, ladder: LadderSection, weights: str, padding: str, dynamics: str, width_order: int | None
+    ) -> dict[str, Any]:
+        """The keys of one combination's study."""
+        table = _given(self.model_dump(exclude={"ladder", "kind", "title"}))
+        own = {"kappa"} if ladder.scaling != self.lattice.scaling else set()
+        own |= {"radius", "taps", "length"} if ladder.range != self.lattice.range else set()
+        table["lattice"] = {key: value for key, value in table["lattice"].items() if key not in own}
+        table["lattice"] |= {
+            "scaling": ladder.scaling,
+            "range": ladder.range,
+            "weights": weights,
+            "padding": padding,
+            **ladder.lattice,
+        }
+        table["initial"] |= ladder.initial
+        table["training"] |= {"dynamics": dynamics, **ladder.training}
+        order = {} if width_order is None else {"width_order": width_order}
+        table["field"] |= {"orders": list(ladder.orders), **order, **ladder.field}
+        if self.data.file is not None:
+            table["data"] = {"file": self.data.file}
+        return {"kind": "continuum", **table}
+
+    def refusals(self) -> Iterator[str]:
+        yield from list(super().refusals()) or self._refused()
+
+    def _refused(self) -> Iterator[str]:
+        if not self.ladder:
+            yield "ladder: is missing; add a section [[ladder]] with spacing, scaling and range"
+        names: set[str] = set()
+        try:
+            for name, ladder, study in self.combinations():
+                if name in names:
+                    yield f"ladder: {name} stands in two of them; give each combination once"
+                names.add(name)
+                if ladder.spacing != "step" and study.fitted_against() != ladder.spacing:
+                    size = "depth" if ladder.spacing == "a_x" else "width"
+                    yield f"ladder: {name}: lattice.{size} needs a list of sizes to refine {ladder.spacing}"
+                elif ladder.spacing != "step" and len(study.rungs()) < 3:
+                    yield f"ladder: {name}: needs three sizes or more, so that two local orders can agree"
+        except InputError as error:
+            yield f"ladder: {error}"
+
+
 CONFIGS: dict[str, type[AnyStudy]] = {
     "continuum": StudyConfig,
     "decomposition": DecompositionConfig,
     "symmetry": SymmetryConfig,
     "energy": EnergyConfig,
+    "orders": OrdersConfig,
+    "validity": ValidityConfig,
+    "signals": SignalsConfig,
 }
 
 
@@ -745,7 +1011,10 @@ def _key(names: Sequence[Any]) -> str:
 def _known_keys(model: type[BaseModel], section: Sequence[Any]) -> list[str]:
     """Names of the keys of a section."""
     for name in section:
+        if isinstance(name, int):  # one of several tables
+            continue
         inner = model.model_fields[name].annotation
+        inner = inner if isinstance(inner, type) else get_args(inner)[0]
         assert isinstance(inner, type) and issubclass(inner, BaseModel)
         model = inner
     return list(model.model_fields)
@@ -806,6 +1075,9 @@ def _impossible(config: AnyStudy) -> Iterator[str]:
         yield f'training.damping: is missing; "{training.dynamics}" needs a damping > 0'
     if not damped and training.damping is not None:
         yield f'training.damping: "{training.dynamics}" has no inertia, so no damping; remove it or change dynamics'
+    adaptive = training.dynamics == "adaptive-flow"
+    if training.tolerance is not None and not adaptive:
+        yield f'training.tolerance: "{training.dynamics}" has fixed steps; remove it or change training.dynamics'
     rates = training.rates
     if not (rates.w or rates.b or rates.r):
         yield "training.rates: needs a rate > 0, or nothing is trained (got w = b = r = 0)"
@@ -852,20 +1124,26 @@ def _meaningless(config: AnyStudy) -> Iterator[str]:
             yield f'initial.{key}: lattice.range = "{keys.range}" needs {count} of them (got {_show(list(values))})'
 
 
-def _no_field(config: StudyConfig) -> Iterator[str]:
+def _several_networks(config: AnyStudy) -> Iterator[str]:
+    for key, size in (("lattice.depth", config.lattice.depth), ("lattice.width", config.lattice.width)):
+        if len(_listed(size)) > 1:
+            yield f"{key}: needs one size, since one network is studied (got {_show(list(_listed(size)))})"
+
+
+def _no_field(config: AnyStudy, key: str, orders: Sequence[int], width_order: int | None) -> Iterator[str]:
     """What has no field theory although the network can be trained."""
-    keys, field = config.lattice, config.field
+    keys = config.lattice
     known = SCALINGS[keys.scaling].orders
-    for order in field.orders:
+    for order in orders:
         if order not in known:
             yield (
-                f'field.orders: order {order} is not defined for lattice.scaling = "{keys.scaling}"; use'
-                f" {list(known)} (got {_show(list(field.orders))})"
+                f'field.{key}: order {order} is not defined for lattice.scaling = "{keys.scaling}"; use'
+                f" {list(known)} (got {_show(list(orders))})"
             )
-    if field.width_order is not None and not RANGES[keys.range].width_orders:
+    if width_order is not None and not RANGES[keys.range].width_orders:
         yield (
             f'field.width_order: lattice.range = "{keys.range}" has no expansion in a_y, only "taps" have; remove it'
-            f" (got {field.width_order})"
+            f" (got {width_order})"
         )
     axes = {"x": True, "u": keys.range == "kernel", "y": keys.weights == "untied" or config.initial.bias > 0}
     for axis, used in axes.items():
@@ -905,7 +1183,7 @@ def _too_large(config: AnyStudy) -> Iterator[str]:
             number = f"{max(weights, states):.1e} {what}"
             yield f"lattice.channels: a {grid.n_x} x {grid.n_y} grid would hold {number}; make it smaller"
             return
-    rows = 1 if training.dynamics == "flow" else training.steps
+    rows = 1 if training.dynamics in FULL_BATCH else training.steps
     if rows * training.batch > MOST_NUMBERS:
         yield f"training.steps: {training.steps} steps of {training.batch} samples do not fit into memory; give fewer"
     in_x, in_y = (
@@ -982,6 +1260,25 @@ def _impossible_energy(config: EnergyConfig) -> Iterator[str]:
         yield f"training.steps: needs at least 2, so that samples are swapped once (got {training.steps})"
 
 
+def _impossible_validity(config: ValidityConfig) -> Iterator[str]:
+    ((depth, width),) = config.rungs()
+    layers, own = config.field.layers, config.initial
+    if depth % layers or depth < 2 * layers:
+        yield f"field.layers: needs a divisor of lattice.depth, {depth}, with at least 2 cells (got {layers})"
+    for axis in "xuy":
+        key = f"correlation_{axis}"
+        if getattr(own, key) != InitialSection.model_fields[key].default:
+            yield f"initial.{key}: validity.ratios gives all correlation lengths; remove it (got {getattr(own, key):g})"
+    if own.mean is not None:
+        yield "initial.mean: weights of a validity study have mean 0; remove it"
+    smallest = min((ratio for ratio in config.validity.ratios if ratio), default=math.inf)
+    if not smallest / max(depth, width) >= 1e-3:
+        needs = "correlation lengths of 0, or of at least 0.001 of depth and width"
+        yield f"validity.ratios: needs {needs} (got {smallest:g} spacings)"
+    if config.seed + config.validity.seeds > 2**63:
+        yield f"validity.seeds: needs seeds below 2⁶³ (got {config.validity.seeds} from {config.seed} on)"
+
+
 @lru_cache(maxsize=2)
 def _load(name: str, file: str | None, version: tuple[int, ...]) -> Dataset:
     return load_dataset(name, file)
@@ -994,6 +1291,17 @@ def _listed(sizes: int | tuple[int, ...]) -> tuple[int, ...]:
 # ---- writing TOML
 
 _ESCAPES = {'"': '\\"', "\\": "\\\\"}
+
+
+def _is_tables(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(entry, dict) for entry in value)
+
+
+def _given(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without the keys that have no value."""
+    return {
+        key: _given(value) if isinstance(value, dict) else value for key, value in table.items() if value is not None
+    }
 
 
 def _toml(value: Any) -> str:

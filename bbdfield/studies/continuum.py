@@ -9,7 +9,7 @@ which changes no bit of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import is_built_in
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
+from bbdfield.model.scalings import SCALINGS
 from bbdfield.model.units import to_lattice
 from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
@@ -35,6 +36,7 @@ from bbdfield.studies.kinds import Session
 from bbdfield.studies.pool import run_jobs
 from solvers.backends import get_backend
 from solvers.grids import Grid
+from solvers.stability import excess
 from solvers.sweeps import get_scheme
 
 QUANTITIES = ("z", "w", "b", "loss")
@@ -67,14 +69,23 @@ def check(config: StudyConfig) -> str:
         weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
         system = LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), weights)
         sharp = check_training_step(system) if sharp is None else sharp
-    plan = Plan.of(config)
+    plan, excesses = Plan.of(config), [0.0]
     for job in dict.fromkeys((*plan.fields.values(), *plan.refined.values())):
         lattice = config.lattice_at(job.depth, job.width)
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
         start, scheme = config.initial_fields(lattice).on(grid), get_scheme(config.field.depth_scheme)
-        check_start(start, job.order or 0, scheme, **config.theory())
+        growth = check_start(start, job.order or 0, scheme, **config.theory())
+        excesses.append(excess(growth.equation))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"{get_backend(config.field.backend).description}; {stable}"
+    coarsest = config.lattice_at(*config.rungs()[0])
+    told = f"{get_backend(config.field.backend).description}; {stable}"
+    if max(excesses) > 0:
+        told += f"; short waves grow by at most e^{max(excesses):.2g} beyond the longest"
+    if coarsest.kappa is not None:
+        probe = Boundary.draw(config.dataset(), coarsest, training).probe_input(coarsest.width)
+        small = coarsest.kappa * coarsest.a_x * float(np.max(probe**2))
+        told += f"; κ a_x ẑ² = {small:.2g} at the input of the coarsest lattice (the cubic theory needs it to be small)"
+    return told + ("; regularised: waves above π/a_y are cut off" if config.field.ill_posed == "cutoff" else "")
 
 
 def compute(config: StudyConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:
@@ -301,11 +312,24 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
     )
     rungs = scores.get("rungs") or []
     tables = [_rung_table(rungs)] if rungs else []
+    lattice = config.get("lattice")
+    if isinstance(lattice, Mapping) and not SCALINGS[str(lattice.get("scaling", "residual"))].limit:
+        summary += f" {_plateau(rungs)}"
     if scores.get("fitted_order"):
         tables.append(_fitted_table(scores))
     if scores.get("lattice"):
         tables.append(_network_table(scores["lattice"]))
     return Description(summary, tables, _headline(rungs, scores) if rungs else "")
+
+
+def _plateau(rungs: Sequence[Mapping[str, Any]]) -> str:
+    """Why the error of a scaling without a limit stays, with its values over the ladder."""
+    text = f"The error is not expected to vanish with the spacing. {words.NO_LIMIT}"
+    if len(rungs) > 1:
+        largest = words.listed([words.number(rung["max_error"]["z"]) for rung in rungs])
+        moved = words.listed([words.number(rung["error_over_movement"]["b"]) for rung in rungs])
+        text += f" Along the ladder: largest error of ẑ {largest}; error of b̂ over its movement {moved}."
+    return text
 
 
 def _headline(rungs: list[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:

@@ -103,6 +103,8 @@ def training_law(config: Mapping[str, Any]) -> str:
     """How the networks were trained: "minibatch gradient descent, 100 steps of τ = 0.25, 32 samples each"."""
     dynamics, batch, step = (at(config, "training", key) for key in ("dynamics", "batch", "step"))
     steps = f"{at(config, 'training', 'steps')} steps of τ = {step}"
+    if dynamics == "adaptive-flow":
+        return f"the gradient flow on {batch} samples with error control, {steps}"
     if dynamics == "flow":
         return f"the gradient flow on {batch} samples, {steps}"
     if dynamics == "sgd":
@@ -111,6 +113,14 @@ def training_law(config: Mapping[str, Any]) -> str:
     kind = "heavy-ball gradient descent" if dynamics == "heavy-ball" else "second-order motion by the leapfrog"
     momentum = number(math.exp(-damping * step))
     return f"{kind} with damping γ = {damping} (momentum {momentum}), {steps}, {batch} samples each"
+
+
+#: what an error that does not fall means for the plain scaling
+NO_LIMIT = (
+    "A plain network away from criticality has no field: signals and gradients live in layers of thickness ~ a_x next"
+    " to the boundaries, so the largest error of ẑ and the errors of ŵ and b̂ relative to their movement do not fall"
+    " with a_x (the L2 norm of ẑ's error falls as √a_x only because these layers become thin)."
+)
 
 
 def network(config: Mapping[str, Any]) -> str:

@@ -17,6 +17,9 @@ KINDS = {
     "decomposition": "bbdfield.studies.decomposition",
     "symmetry": "bbdfield.studies.symmetry",
     "energy": "bbdfield.studies.energy",
+    "orders": "bbdfield.studies.orders",
+    "validity": "bbdfield.studies.validity",
+    "signals": "bbdfield.studies.signals",
 }
 
 

@@ -30,7 +30,7 @@ from bbdfield.studies.report import write_report
 
 #: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
 FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
-OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures")
+OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures", "combinations")
 
 
 def run_study(

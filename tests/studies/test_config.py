@@ -16,8 +16,8 @@ import pytest
 from pydantic import BaseModel
 
 from bbdfield.errors import InputError
-from bbdfield.model.ranges import Kernel
 from bbdfield.model.architecture import Rates
+from bbdfield.model.ranges import Kernel
 from bbdfield.studies.config import LATER_KEYS, LATER_VALUES, StudyConfig, load_config, parse_config
 from solvers.grids import Grid
 
