@@ -290,7 +290,7 @@ def told(scores: dict[str, Any], config: ValidityConfig, values: dict[tuple[floa
     """The message, if over_trivial of ẑ of order 1 were these."""
     changed = json.loads(json.dumps(scores))
     for (ratio, window), value in values.items():
-        point(changed, ratio, window)["over_trivial"]["z"]["mean"] = value
+        point(changed, ratio, window)["over_trivial"]["z"] = {"mean": value, "standard_error": 0.1}
     for i, window in enumerate((0.0, 2.0, 6.0)):
         column = [point(changed, ratio, window)["over_trivial"]["z"]["mean"] for ratio in (0.0, 1.0, 8.0)]
         limit = limit_of([0.0, 1.0, 8.0], column)
@@ -310,6 +310,9 @@ def test_the_words_follow_the_numbers(finished, folder):
         "The field is no better than “nothing moves” for ẑ at 2 of 9 points: with a window of 2 layers below"
         " ℓ/a = 0.5; with a window of 6 layers not even the smoothest weights are described."
     )
+    close = told(scores, config, good | {(0, 2): 1.05, (0, 6): 0.95, (1, 6): 0.85})
+    assert " at 1 of 9 points: " in close
+    assert "; of all points, 2 lie within a standard error of the limit." in close
     described = describe(config.model_dump(), scores)
     assert described.tables[0].head == ["window (layers)", "ℓ/a = 0", "ℓ/a = 1", "ℓ/a = 8"]
     assert "from independent weights to 8 lattice spacings, with 2 seeds each" in described.summary
