@@ -5,11 +5,12 @@
     dε_m/dt + J_{m+1} − J_m = −2γ ε_m
     overdamped:  J_{m+1} − J_m = −h_x ( ∫[dy]du |∂_t ŵ|²/η̂_w + ∫dy |∂_t b̂|²/η̂_b )
 
-ε_m is the energy *in* a cell: as n_x = M, Euler and order 0 make the field the lattice, ε_m is the lattice's E[m].
-λ_m is the cotangent that the exact discrete adjoint of the march brings to site m, with the mean over the samples and
-the cell of y in it, and ∂_t ẑ_m comes from the march's tangent along the fields' velocities. The equation is then an
-identity of the discretised theory, for every n_x, order, padding and depth scheme that takes its coefficients on links.
-RK4 also takes them at sites, interpolated over several cells, so that no cell has an energy of its own: it is refused.
+For taps and moments Σ stands for ∫du. ε_m is the energy *in* a cell: as n_x = M, Euler and order 0 make the field the
+lattice, ε_m is the lattice's E[m]. λ_m is the cotangent that the exact discrete adjoint of the march brings to site
+m, with the mean over the samples and the cell of y in it, and ∂_t ẑ_m comes from the march's tangent along the
+fields' velocities. The equation is then an identity of the discretised theory, for every n_x, order, padding and
+depth scheme that takes its coefficients on links. RK4 also takes them at sites, interpolated over several cells, so
+that no cell has an energy of its own: it is refused.
 
 One step τ of the heavy ball, v' = βv + τa with β = e^{−γτ}, has an exact balance of its own, for the energies before
 and after the step, with the current J̄ that the velocity v̄ = (βv + v')/2 drives:
@@ -196,7 +197,8 @@ def _inertia(system: FieldSystem) -> list[float]:
 def _quadratic(system: FieldSystem, one: State, two: State, weights: list[float]) -> tuple[Array, Array, float]:
     """weight × ∫ one·two of ŵ and b̂ in each cell, and of R."""
     grid, xp = system.grid, system.backend.xp
-    measures = (grid.h_x * (grid.h_y if system.tied else grid.h_y**2), grid.h_x * grid.h_y)
+    cell = system.lattice.range.cell(grid.h_y) * (1.0 if system.tied else grid.h_y)
+    measures = (grid.h_x * cell, grid.h_x * grid.h_y)
     parts = []
     for group, measure in enumerate(measures):
         product = xp.reshape(one[group] * two[group], (grid.n_x, -1))

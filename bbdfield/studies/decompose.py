@@ -37,9 +37,16 @@ def decompose(run: Run, out: Path, *, overwrite: bool = False, progress: Progres
     """
     if run.kind != "lattice":
         raise InputError(f"{run.path}: is a {run.kind} trajectory; give one of a lattice, as bbdfield train writes it")
+    lattice = run.lattice
+    if lattice.law.identity or lattice.range.taps(lattice.a_y) is not None:
+        what = f'lattice.scaling = "{lattice.scaling}" with lattice.range = "{lattice.range.name}"'
+        raise InputError(
+            f'{run.path}: {what} is not decomposed here; that needs scaling = "residual" or "plain" and range = "kernel" or'
+            ' "taps"'
+        )
     if not len(run.t):
         raise InputError(f"{run.path}: holds no snapshot yet; resume the run first")
-    training, lattice = run.training, run.lattice
+    training = run.training
     names = (*GROUPS, *VELOCITIES) if training.second_order else GROUPS
     missing = [name for name in names if name not in run.trajectory.fields]
     if missing:

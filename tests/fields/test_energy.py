@@ -17,6 +17,7 @@ from bbdfield.fields.simulation import FieldSystem
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
+from bbdfield.model.ranges import Derivative, Taps
 from bbdfield.model.units import inertia, learning_rates, to_lattice
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
@@ -198,3 +199,30 @@ def test_a_scheme_that_couples_cells_is_refused(signals, problems):
     for ask in (lambda: observe(system, system.boundary.batch(0)), lambda: cell_energy(system)):
         with pytest.raises(InputError, match=r"rk4 interpolates ŵ and b̂ over several cells.*use depth_scheme euler"):
             ask()
+
+
+@TIES
+@pytest.mark.parametrize("scaling", ["residual", "critical"])
+@pytest.mark.parametrize("kind", [Taps, Derivative])
+def test_local_ranges_keep_the_books_too(signals, problems, scaling, kind, tied):
+    """Energy density and current of every scaling and range, at order 1; and ε is that of the lattice at order 0."""
+    lattice = dataclasses.replace(
+        problems.lattice(depth=24, channels=1, padding="circular", readout_modes=1),
+        range=kind(tied=tied),
+        scaling=scaling,
+    )
+    training = problems.training(dynamics="heavy-ball", rates=(0.2, 0.2, 0.2), step=0.2)
+    boundary, initial = Boundary.draw(signals, lattice, training), InitialFields(lattice, 2, weight=0.5)
+    system = FieldSystem(initial.on(lattice.grid), boundary, order=1, scheme="midpoint", backend="numpy", stencil=2)
+    for k in range(3):
+        system.step(k)
+    found = observe(system, boundary.batch(3))
+    assert found.continuity().worst < 1e-12 and found.energy.min() > 0
+    one = FieldSystem(initial.on(lattice.grid), boundary, order=0, scheme="euler", backend="numpy", stencil=2)
+    net = LatticeSystem(lattice, boundary, to_lattice(initial.on(lattice.grid)))
+    one.step(0)
+    net.step(0)
+    mu = inertia(lattice, training)
+    inside = [0.5 * (mu.w * np.sum(w**2) + mu.b * np.sum(b**2)) for w, b in zip(net.v[0], net.v[1], strict=True)]
+    tolerance = 1e-11 if scaling == "residual" else 0.5  # critical: the lattice is no Euler step of its limit
+    assert np.allclose(cell_energy(one)[0], inside, rtol=tolerance)

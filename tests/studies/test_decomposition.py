@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import html
 import json
 import os
@@ -20,6 +21,7 @@ from bbdfield.errors import InputError
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
+from bbdfield.model.ranges import Derivative, Taps
 from bbdfield.model.run import Run
 from bbdfield.model.units import inertia, to_lattice
 from bbdfield.storage import content_digest
@@ -389,3 +391,24 @@ def test_the_documented_example_runs():
     names: dict = {}
     exec(code.replace("print(", "shown = ("), names)
     assert names["moment"].residual <= ROUNDING and names["moment"].bulk.total > 0
+
+
+@pytest.mark.parametrize(
+    ("scaling", "kind"), [("critical", Taps()), ("residual", Derivative()), ("critical", Derivative())]
+)
+def test_weights_that_are_no_taps_of_a_plain_activation_are_refused(signals, problems, tmp_path, scaling, kind):
+    lattice = dataclasses.replace(problems.lattice(depth=16), range=kind, scaling=scaling)
+    law = problems.training(steps=1, rates=(0.01, 0.01, 0.01))
+    run = train(lattice, signals, law, initial=InitialFields(lattice, weight=0.1), out=tmp_path / "run.h5")
+    with pytest.raises(InputError, match=f'"{scaling}" with lattice.range = "{kind.name}" is not decomposed here'):
+        decompose(run, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_the_plain_network_is_decomposed(signals, problems, tmp_path):
+    """s = 0 and nearest-neighbour weights, the network of arXiv 2511.02003, at every snapshot."""
+    lattice = dataclasses.replace(problems.lattice(), range=Taps(tied=False), scaling="plain")
+    law = problems.training(steps=4, snapshot_every=1, dynamics="heavy-ball", rates=(0.01, 0.01, 0.1))
+    run = train(lattice, signals, law, out=tmp_path / "run.h5")
+    found = decompose(run, tmp_path / "out.h5")
+    assert found.arrays["residual"].max() < 1e-15 and np.abs(found.arrays["bulk"][1:]).min() > 0
