@@ -41,8 +41,8 @@ def decompose(run: Run, out: Path, *, overwrite: bool = False, progress: Progres
     if lattice.law.identity or lattice.range.taps(lattice.a_y) is not None:
         what = f'lattice.scaling = "{lattice.scaling}" with lattice.range = "{lattice.range.name}"'
         raise InputError(
-            f'{run.path}: {what} is not decomposed here; that needs scaling = "residual" or "plain" and range = "kernel" or'
-            ' "taps"'
+            f'{run.path}: {what} is not decomposed here; that needs scaling = "residual" or "plain" and'
+            ' range = "kernel" or "taps"'
         )
     if not len(run.t):
         raise InputError(f"{run.path}: holds no snapshot yet; resume the run first")
