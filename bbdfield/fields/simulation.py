@@ -17,20 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from bbdfield.errors import InputError
-from bbdfield.fields.well_posedness import (
-    REMEDIES,
-    STENCIL,
-    check,
-    unbounded,
-)
+from bbdfield.fields.well_posedness import STENCIL, admit, check, largest_input, unbounded
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
+from bbdfield.model.regularisation import Regularised, cutoff_matrix
 from bbdfield.model.run import Run, record
 from bbdfield.model.scalings import BulkEquation
-from bbdfield.model.scalings.cutoff import Regularised, cutoff, cutoff_matrix
 from solvers.adaptive import adaptive_advance
 from solvers.backends import Backend, get_backend
 from solvers.steppers import get_damped_stepper, get_stepper
@@ -44,7 +38,10 @@ CHUNK = 256
 
 
 class FieldSystem:
-    """The discretised field theory of one network, order and grid, with its state (ŵ, b̂, R) on the device."""
+    """The discretised field theory of one network, order and grid, with its state (ŵ, b̂, R) on the device.
+
+    q_max : the largest wave number that is kept, None without a cut-off.
+    """
 
     def __init__(
         self,
@@ -58,8 +55,6 @@ class FieldSystem:
         stencil: int = STENCIL,
         ill_posed: str = "refuse",
     ) -> None:
-        if ill_posed not in REMEDIES:
-            raise InputError(f"field.ill_posed = {ill_posed!r}: use one of {', '.join(REMEDIES)}")
         self.backend = get_backend(backend)
         xp = self.xp = self.backend.xp
         self.lattice, self.grid, self.boundary, self.order = start.lattice, start.grid, boundary, order
@@ -68,13 +63,14 @@ class FieldSystem:
         self.tied = lattice.range.tied
         operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
         equation: BulkEquation = lattice.law.bulk(order, operator, self.activation, lattice.a_x)
-        self.q_max: float | None = None
+        self._largest = largest_input(boundary, grid.n_y)
+        self._seen: float | None = None  # the same over all depths, once the probe set has been sent through
+        self.q_max = admit(start, operator, ill_posed, self._largest)
         self._project: Callable[[Array], Array] = lambda z: z
-        if ill_posed == "cutoff":
-            regularised = Regularised(
-                equation, xp, self.backend.to_device(cutoff_matrix(grid, lattice.padding, lattice.a_y))
-            )
-            equation, self.q_max, self._project = regularised, cutoff(lattice.a_y), regularised.project
+        if self.q_max is not None:
+            matrix = self.backend.to_device(cutoff_matrix(grid, lattice.padding, lattice.a_y))
+            equation = regularised = Regularised(equation, xp, matrix)
+            self._project = regularised.project
         self.equation = equation
         self.march = DepthMarch(equation, grid, get_scheme(scheme))
         reconstruction = self.march.reconstruction
@@ -92,6 +88,7 @@ class FieldSystem:
     def load(self, state: dict[str, np.ndarray]) -> None:
         to_device = self.backend.to_device
         self.u: State = tuple(to_device(np.ascontiguousarray(state[name])) for name in GROUPS)
+        self._seen = None
         self.v: State = ()
         if self.boundary.training.second_order:
             velocities = [
@@ -105,12 +102,17 @@ class FieldSystem:
 
     def watch(self, t: float) -> None:
         """Refuse weights for which the equation is ill posed (NumericsError) or the first depth step too large
-        (InputError).
+        (InputError). Slopes are those of the inputs at first, later those of the probe set at all depths.
         """
-        if t > 0 and not unbounded(self.lattice, self.equation):
-            return
+        largest = self._largest
+        if t > 0:
+            if not unbounded(self.lattice, self.equation):
+                return
+            if self._seen is None:
+                self.probe()
+            largest = max(largest, self._seen or 0.0)
         w = self.backend.to_numpy(self.u[0])
-        check(self.lattice, self.grid, self.equation, self.march.scheme, w, self.q_max, t)
+        check(self.lattice, self.grid, self.equation, self.march.scheme, w, self.q_max, t, largest)
 
     # space
 
@@ -228,7 +230,9 @@ class FieldSystem:
         """ẑ (n_x + 1, n_y, C, B) on the probe set."""
         z0 = self._start(self.boundary.probe_input(self.grid.n_y))
         sweep = self.march.forward(z0, self._nodes(self.u), keep=False)
-        return np.stack([self.backend.to_numpy(z) for z in sweep.z])
+        z = np.stack([self.backend.to_numpy(z) for z in sweep.z])
+        self._seen = float(np.max(np.abs(z)))
+        return z
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Logits (n, outputs) of samples x (n, D, data width)."""
@@ -277,7 +281,8 @@ def simulate(
     Raises
     ------
     InputError
-        for an unknown order, scheme or backend, an unstable depth step or an existing file.
+        for an unknown order, scheme or backend, a start that the theory does not describe (`well_posedness.admit`), an
+        unstable depth step or an existing file.
     NumericsError
         when the equation is ill posed, at the start or as weights train, or a value ceases to be finite; what was
         recorded stays in the file.

@@ -4,7 +4,8 @@ A derivative expansion that is cut off can be ill posed: negative diffusion, or 
 eigenvalues, lets short waves grow without bound as the grid is refined, and order 1 in a_x turns transport into
 anti-diffusion (A_1 = A − (a_x/2)A²). With coefficients frozen at (x, y), the symbol A_n(q) of ∂G_n/∂ẑ on the solver's
 own grid says how a wave e^{iqy} grows: by e^{Γ(q)} over the whole depth, Γ(q) = ∫ dx max_y Re eig A_n(q). Kernels are
-bounded operators, so only their depth step is checked.
+bounded operators, so only their depth step is checked. What is no start of any theory is refused too: independent
+values, signals too large for the expansion of the scaling, a cut-off where nothing is to be cut off.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState, Lattice
-from bbdfield.model.scalings import BulkEquation
-from bbdfield.model.scalings.cutoff import cutoff
+from bbdfield.model.boundary import Boundary
+from bbdfield.model.initial import InitialFields
+from bbdfield.model.regularisation import cutoff
+from bbdfield.model.scalings import BulkEquation, WidthOperator
 from solvers.grids import Grid
 from solvers.stability import MATRICES, MOST_GROWTH, SCALARS, amplification, excess, require_limit, sample, too_much
 from solvers.sweeps import DepthScheme
@@ -32,7 +35,7 @@ REMEDIES = ("refuse", "cutoff")
 
 
 @dataclass(frozen=True)
-class Growth:
+class WaveGrowth:
     """Growth of waves over the whole depth.
 
     q : wave numbers, from 0 to the largest on the grid (or the cut-off).   equation : Γ(q) of ∂_x ẑ = A_n ẑ.
@@ -51,15 +54,21 @@ class Growth:
         return float(self.q[int(np.argmax(self.equation))])
 
 
-def growth(
-    lattice: Lattice, grid: Grid, equation: BulkEquation, scheme: DepthScheme, w: np.ndarray, q_max: float | None = None
-) -> Growth:
-    """Analyse G_n linearised about the weights w (n_x, [n_y], C, P, C), for the worst local slope.
+def wave_growth(
+    lattice: Lattice,
+    grid: Grid,
+    equation: BulkEquation,
+    scheme: DepthScheme,
+    w: np.ndarray,
+    q_max: float | None = None,
+    largest: float = 0.0,
+) -> WaveGrowth:
+    """Analyse G_n linearised about the weights w (n_x, [n_y], C, P, C), for the worst local slope at |ẑ| <= `largest`.
 
     Growth and rate are infinite where there is no G_n: non-finite weights, or a plain network's 1 + 𝒦σ' singular.
     """
     operator, watched = equation.operator, unbounded(lattice, equation)
-    slopes = np.unique(lattice.law.slopes(get_activation(lattice.activation)))
+    slopes = np.unique(lattice.law.slopes(get_activation(lattice.activation), largest))
     untied = not lattice.range.tied
     wide = (MATRICES if lattice.channels > 1 else SCALARS) // len(slopes)
     q = np.linspace(0.0, min(q_max or np.inf, np.pi / grid.h_y), 33)
@@ -77,7 +86,7 @@ def growth(
                 except np.linalg.LinAlgError:
                     a = np.full(k.shape, np.inf)
                 if not np.all(np.isfinite(a)):
-                    return Growth(q, np.full(q.size, np.inf), np.full(q.size, np.inf), np.inf)
+                    return WaveGrowth(q, np.full(q.size, np.inf), np.full(q.size, np.inf), np.inf)
                 size = np.abs(a) if lattice.channels == 1 else np.linalg.norm(a, ord=2, axis=(-2, -1))
                 rate = max(rate, float(size.max()))
                 if not watched:
@@ -89,7 +98,7 @@ def growth(
             if watched:
                 exact += weight * real
                 marched += weight / grid.h_x * step
-    return Growth(q, exact, marched, rate)
+    return WaveGrowth(q, exact, marched, rate)
 
 
 def check(
@@ -100,7 +109,8 @@ def check(
     w: np.ndarray,
     q_max: float | None = None,
     t: float = 0.0,
-) -> Growth:
+    largest: float = 0.0,
+) -> WaveGrowth:
     """Refuse what cannot be integrated.
 
     Raises
@@ -111,7 +121,7 @@ def check(
     InputError
         when the depth step is too large for the scheme; says how many cells would do.
     """
-    found = growth(lattice, grid, equation, scheme, w, q_max)
+    found = wave_growth(lattice, grid, equation, scheme, w, q_max, largest)
     if not np.isfinite(found.rate):
         raise NumericsError(
             f"no field equation at t = {t:.6g}: |∂G/∂ẑ| is infinite (weights too large, or a plain network whose"
@@ -147,6 +157,42 @@ def unbounded(lattice: Lattice, equation: BulkEquation) -> bool:
     return not (equation.operator.bounded and lattice.law.limit)
 
 
+def largest_input(boundary: Boundary, n_y: int) -> float:
+    """max |ẑ(0)| of the probe set and the first batch on n_y cells."""
+    inputs = boundary.probe_input(n_y), boundary.input(boundary.batch(0), n_y)
+    return max(float(np.max(np.abs(z))) for z in inputs)
+
+
+def admit(start: FieldState, operator: WidthOperator, ill_posed: str, largest: float) -> float | None:
+    """Refuse starts that no theory describes; returns the largest wave number to keep, None for all.
+
+    Raises
+    ------
+    InputError
+        for an unknown remedy, a cut-off of a bounded operator or one that would ring at the edges, independent initial
+        values, signals up to |ẑ| = `largest` that the scaling's expansion does not reach.
+    """
+    lattice = start.lattice
+    if ill_posed not in REMEDIES:
+        raise InputError(f"field.ill_posed = {ill_posed!r}: use one of {', '.join(REMEDIES)}")
+    if start.origin is not None:
+        InitialFields(lattice, **start.origin).require_field()
+    lattice.law.check_amplitude(largest, lattice.a_x)
+    if ill_posed != "cutoff":
+        return None
+    given = f'field.ill_posed = "cutoff": lattice.range = "{lattice.range.name}"'
+    if operator.bounded and lattice.range.width_orders:
+        raise InputError(f"{given} at field.width_order = 0 has no derivatives to cut off; remove one or the other")
+    if operator.bounded:
+        raise InputError(f"{given} is a bounded operator, of which there is nothing to cut off; remove ill_posed")
+    if lattice.padding == "zeros" and start.grid.n_y > lattice.width:
+        raise InputError(
+            'field.ill_posed = "cutoff": signals that do not vanish at the edges of lattice.padding = "zeros" would'
+            f" ring there; use n_y = {lattice.width} as the lattice (and refine_y = 1), or padding circular or reflect"
+        )
+    return cutoff(lattice.a_y)
+
+
 def check_start(
     start: FieldState,
     order: int,
@@ -155,10 +201,14 @@ def check_start(
     width_order: int | None = None,
     stencil: int = STENCIL,
     ill_posed: str = "refuse",
-) -> Growth:
-    """`check` of the theory that `simulate` would integrate from `start`, before anything is allocated or written."""
+    largest: float = 0.0,
+) -> WaveGrowth:
+    """`admit` and `check` the theory that `simulate` would integrate, before anything is allocated or written.
+
+    largest : `largest_input` of its boundary; 0: signals are not looked at.
+    """
     lattice, grid = start.lattice, start.grid
     operator = lattice.range.operator(np, grid, lattice.a_y, lattice.padding, width_order, stencil)
     equation = lattice.law.bulk(order, operator, get_activation(lattice.activation), lattice.a_x)
-    q_max = cutoff(lattice.a_y) if ill_posed == "cutoff" else None
-    return check(lattice, grid, equation, scheme, np.asarray(start.w), q_max)
+    q_max = admit(start, operator, ill_posed, largest)
+    return check(lattice, grid, equation, scheme, np.asarray(start.w), q_max, largest=largest)

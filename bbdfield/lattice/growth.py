@@ -1,7 +1,7 @@
 """Growth of waves on the lattice: the network itself can be unstable when its range has derivatives.
 
 One layer multiplies a wave e^{iqy} by s + W(q)σ', W(q) = Σ_k W_k e^{ikqa_y}; for a limit |eig| must stay below 1 +
-O(a_x), so a_x <= a_y²/(2ŵ_2σ') for diffusion and a_x <= 2ŵ_2/(ŵ_1²σ') for transport: refine with a_x ∝ a_y².
+O(a_x), so a_x <= a_y²/(2ŵ_2ℓ²σ') for diffusion and a_x <= 2ŵ_2/(ŵ_1²σ') for transport: refine with a_x ∝ a_y².
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def check_lattice_growth(lattice: Lattice, w: np.ndarray, t: float = 0.0) -> Non
     NumericsError
         when waves grow by more than `MOST_GROWTH` beyond the longest one over the depth; says what to refine.
     """
-    if lattice.range.bounded:
+    if lattice.range.lattice_bounded:
         return
     q, exponents = lattice_growth(lattice, w)
     if too_much(exponents):
@@ -55,5 +55,5 @@ def check_lattice_growth(lattice: Lattice, w: np.ndarray, t: float = 0.0) -> Non
         raise NumericsError(
             f"lattice of {lattice.depth} layers unstable at t = {t:.6g}: waves of wave number {worst:.4g} grow by"
             f" e^{excess(exponents):.3g} beyond the longest over the depth, more than {MOST_GROWTH:g}; use more layers"
-            " (a_x <= a_y²/(2ŵ_2) and a_x <= 2ŵ_2/ŵ_1²), fewer cells, or more diffusion (initial.mean)"
+            " (a_x <= a_y²/(2ŵ_2ℓ²) and a_x <= 2ŵ_2/ŵ_1²), fewer cells, or more diffusion (initial.mean)"
         )

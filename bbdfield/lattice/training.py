@@ -16,7 +16,7 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Progress, Run, record
-from bbdfield.model.units import LatticeState, learning_rates, to_lattice, units
+from bbdfield.model.units import LatticeState, identity, learning_rates, to_lattice, units
 from solvers.adaptive import adaptive_advance
 from solvers.steppers import Rate, get_damped_stepper, rk4_step
 
@@ -114,24 +114,28 @@ class LatticeSystem:
         return {"loss": losses[0]}
 
     def _adaptive(self, force: Rate, t: float, u: Parameters, dt: float, tolerance: float) -> Parameters:
-        """One step with error control, in units in which all parameters are of order 1."""
-        unit = units(self.lattice)
+        """One step with error control of the hatted parameters, which are of order 1 as the field's are."""
+        unit, one = units(self.lattice), identity(self.lattice)
         scales = (unit.w, unit.b, 1.0)
 
-        def times(v: Parameters, factors: tuple[float, ...]) -> Parameters:
-            return tuple(factor * part for factor, part in zip(factors, v, strict=True))
+        def hatted(v: Parameters) -> Parameters:
+            return tuple(part / scale for part, scale in zip(v, scales, strict=True))
 
-        inverse = tuple(1.0 / scale for scale in scales)
+        def bare(v: Parameters) -> Parameters:
+            w, b, r = (part * scale for part, scale in zip(v, scales, strict=True))
+            return w + one, b, r
+
+        theta, b, r = u
         moved, *_ = adaptive_advance(
-            lambda s, v: times(force(s, times(v, scales)), inverse),
+            lambda s, v: hatted(force(s, bare(v))),
             t,
             t + dt,
-            times(u, inverse),
+            hatted((theta - one, b, r)),
             dt,
             rtol=tolerance,
             atol=tolerance,
         )
-        return times(moved, scales)
+        return bare(moved)
 
     def probe(self) -> np.ndarray:
         """z (M + 1, N, C, B) on the probe set."""

@@ -129,7 +129,7 @@ class Lattice:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Lattice:
         given = dict(config["range"])
-        kind = RANGES[given.pop("name", Kernel.name)]  # files of version 0.1 know one range and do not name it
+        kind = RANGES[given.pop("name", Kernel.name)]  # earlier files know one range and do not name it
         return cls(**{**config, "range": kind(**given)})
 
 

@@ -2,7 +2,7 @@
 
 Coefficients (`bbdfield.model.random_functions`) are drawn before any grid is known, so that all lattices and the field
 start from one function. A correlation length of 0 means independent values on the lattice's own points: rough weights,
-which no other grid can sample.
+which no other grid can sample and no field theory describes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _along(length: float, correlation: float, cells: int, periodic: bool = False
 
 def _basis(points: np.ndarray, length: float, correlation: float, count: int, periodic: bool = False) -> np.ndarray:
     """Their functions at some points: (points, count)."""
-    if correlation == 0:
-        return np.eye(count)
+    if correlation == 0:  # on other points than their own only if all coefficients are 0
+        return np.eye(len(points), count)
     return (periodic_basis if periodic else cosine_basis)(points, length, count)
 
 
@@ -112,12 +112,27 @@ class InitialFields:
         b = self.bias * deviations * rng.standard_normal(deviations.shape)
         return {"w": w, "b": b, "r": self.readout / np.sqrt(channels) * r}
 
+    @property
+    def rough(self) -> tuple[str, ...]:
+        """Axes ("x", "y", "u") along which the fields are independent values: u for kernels only, y where anything
+        varies along it (untied weights or biases).
+        """
+        kernel, in_y = self.lattice.range.dimension == "u", not self.lattice.range.tied or self.bias > 0
+        axes = {"x": True, "y": in_y, "u": kernel}
+        return tuple(axis for axis, matters in axes.items() if matters and getattr(self, f"correlation_{axis}") == 0)
+
+    def require_field(self) -> None:
+        """Refuse independent values, of which there is no field theory (InputError)."""
+        if self.rough:
+            raise InputError(
+                f"initial.correlation_{self.rough[0]} = 0: independent values are no field; coarse-grain them first, or"
+                " give a correlation length"
+            )
+
     def on(self, grid: Grid, lattice: Lattice | None = None) -> FieldState:
         """The fields at a grid's links, cells and taps, as the start of the theory of `lattice` (default: its own)."""
         lattice = lattice or self.lattice
-        c = self.coefficients
-        axes = ("x", "y", "u") if lattice.range.dimension == "u" else ("x", "y")
-        rough = [axis for axis in axes if getattr(self, f"correlation_{axis}") == 0]
+        c, rough = self.coefficients, self.rough
         if rough and grid != self.lattice.grid:
             raise InputError(
                 f"initial.correlation_{rough[0]} = 0: independent values exist on the lattice's own grid only, they are"

@@ -126,11 +126,12 @@ def figure_rates(t: np.ndarray, rate: Mapping[str, Mapping[str, np.ndarray]]) ->
     left.axhline(0, color=style.GREY, linewidth=0.8)
     for direction, (name, color) in LOOKS.items():
         for system, of in rate.items():
-            values = of[direction].mean(axis=1)
+            samples = _finite(of[direction])
+            values = samples.mean(axis=1)
             scale = 1 / style.positive(np.abs(values))  # infinite for a rate of zero: a gap
             if system == "lattice":
                 left.plot(t, values, color=color, label=name)
-                low, high = np.percentile(of[direction], [16, 84], axis=1)
+                low, high = np.percentile(samples, [16, 84], axis=1)
                 left.fill_between(t, low, high, color=color, alpha=0.15, linewidth=0)
                 right.plot(t, scale, color=color)
             else:
@@ -144,12 +145,18 @@ def figure_rates(t: np.ndarray, rate: Mapping[str, Mapping[str, np.ndarray]]) ->
     left.set_ylabel(r"growth rate $\Lambda$ (per depth $L_x$)")
     right.set_ylabel(r"depth scale $\xi = 1/|\Lambda|$ ($L_x$)")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    first, last = (float(rate["lattice"]["leading"][i].mean()) for i in (0, -1))
+    first, last = (float(_finite(rate["lattice"]["leading"][i]).mean()) for i in (0, -1))
     word = "grows faster" if last > 1.05 * first else "grows more slowly" if last < 0.95 * first else "grows as before"
-    figure.suptitle(
-        f"With training, what grows most {word}: $\\Lambda$ = {first:.2f} at the start, {last:.2f} at the end"
-    )
+    title = f"With training, what grows most {word}: $\\Lambda$ = {first:.2f} at the start, {last:.2f} at the end"
+    if not np.isfinite([first, last]).all():
+        title = "For one sample at least, every change of the input dies out in the depth"
+    figure.suptitle(title)
     return figure
+
+
+def _finite(rates: np.ndarray) -> np.ndarray:
+    """Rates with gaps where a change has died out (−∞)."""
+    return np.where(np.isfinite(rates), rates, np.nan)
 
 
 @style.styled
@@ -164,8 +171,9 @@ def figure_local(t: np.ndarray, x: Mapping[str, np.ndarray], local: Mapping[str,
     """
     figure = style.new_figure(11.5, 3.9)
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    local = {system: _finite(values) for system, values in local.items()}
     limit = style.symmetric_limit(*local.values())
-    grows = min(float(values.min()) for values in local.values()) >= 0
+    grows = min(float(np.min(values, initial=0.0, where=np.isfinite(values))) for values in local.values()) >= 0
     low, cmap = (0.0, style.POSITIVE) if grows else (-limit, style.SIGNED)
     for ax, (system, values) in zip(axes, local.items(), strict=False):
         mesh = _map(ax, x[system], t, values, (low, limit), cmap)
@@ -179,10 +187,14 @@ def figure_local(t: np.ndarray, x: Mapping[str, np.ndarray], local: Mapping[str,
     figure.colorbar(mesh, ax=axes[2])
     axes[0].set_ylabel(style.T_LABEL)
     end = local["lattice"][-1]
-    place = float(x["lattice"][np.argmax(end)])
+    known, off = end[np.isfinite(end)], np.abs(difference[np.isfinite(difference)])
+    if not known.size or not off.size:
+        figure.suptitle("The leading direction dies out on its way through the depth")
+        return figure
+    place = float(x["lattice"][np.flatnonzero(end == known.max())[0]])
     figure.suptitle(
         f"After training, the leading direction grows fastest at $x$ = {place:.2f} $L_x$;"
-        f" the field theory's rate is at most {smaller:.2g} off"
+        f" the field theory's rate is at most {off.max():.2g} off"
     )
     return figure
 

@@ -23,9 +23,9 @@ import numpy.typing as npt
 from bbdfield.errors import InputError
 from bbdfield.model.activations import Activation, get_activation
 from bbdfield.model.architecture import FieldState
+from bbdfield.model.regularisation import Regularised, cutoff_matrix
 from bbdfield.model.run import Run
 from bbdfield.model.scalings import WidthOperator
-from bbdfield.model.scalings.cutoff import Regularised, cutoff_matrix
 from bbdfield.propagation.transfer import Layer, Transfer
 from solvers.grids import Grid
 from solvers.sweeps import DepthMarch, Sweep, get_scheme

@@ -30,9 +30,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
 
 from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
 from bbdfield.errors import InputError
@@ -42,7 +42,7 @@ from bbdfield.model.architecture import DAMPED, DYNAMICS, FULL_BATCH, TOLERANCE,
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import loss_names, prepare_targets
 from bbdfield.model.random_functions import cosine_amplitudes
-from bbdfield.model.ranges import RANGES, Derivative, Kernel, Range, Taps
+from bbdfield.model.ranges import RANGES, Kernel, Range, Taps
 from bbdfield.model.scalings import SCALINGS, Critical
 from solvers.backends import BACKENDS
 from solvers.grids import Grid
@@ -65,10 +65,10 @@ ORDERS = tuple(sorted({order for scaling in SCALINGS.values() for order in scali
 
 #: The longest side of a lattice or grid, and the most numbers in one array (1 TiB of float64): beyond lies a misprint.
 MOST_CELLS = 1_000_000
+MOST_KAPPA = 1e6
 MOST_NUMBERS = 2**37
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_FRACTION = re.compile(r"\d{1,9}/\d{1,9}")
 
 
 # ---- values, each with what it needs in words
@@ -175,18 +175,16 @@ def _sizes(value: Any) -> int | tuple[int, ...]:
     return tuple(value)
 
 
-def _radius(value: Any) -> float | str:
-    needs = 'a number > 0, or a fraction such as "11/80", at most 0.5: a wider kernel does not fit into the lattice'
-    text = isinstance(value, str) and _FRACTION.fullmatch(value)
-    if not text and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise _refuse(needs, value)
-    try:
-        radius = Kernel(value).radius
-    except (InputError, OverflowError):
-        raise _refuse(needs, value) from None
-    if not radius <= 0.5:
-        raise _refuse(needs, value)
-    return str(value) if text else float(value)
+def _of_range(kind: type[Range]) -> PlainValidator:
+    """The key of a range."""
+
+    def check(value: Any) -> Any:
+        try:
+            return kind.read(value)
+        except (InputError, ValueError, OverflowError, TypeError):
+            raise _refuse(kind.needs, value) from None
+
+    return PlainValidator(check)
 
 
 def _cells(value: Any) -> int | str:
@@ -246,8 +244,8 @@ def _numbers(value: Any) -> tuple[float, ...]:
     numbers = isinstance(value, (list, tuple)) and value and len(value) <= 1001
     if not numbers or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value):
         raise _refuse("a list of numbers", value)
-    if not all(abs(v) < 1e100 for v in value):
-        raise _refuse("a list of finite numbers", value)
+    if not all(abs(v) <= 1e6 for v in value):
+        raise _refuse("a list of numbers up to 1e6 in size", value)
     return tuple(map(float, value))
 
 
@@ -316,6 +314,7 @@ def _positive(x: float) -> bool:
 _AMPLITUDE = _number(_nonnegative, "a number >= 0")
 _LENGTH = _number(lambda x: x == 0 or 1e-3 <= x <= 1e3, "a length from 0.001 to 1000, or 0 for independent values")
 _NUMBERS = PlainValidator(_numbers)
+_KAPPA = _number(lambda x: 0 < x <= MOST_KAPPA, f"a number > 0, at most {MOST_KAPPA:g}")
 _ORDERS = PlainValidator(_orders)
 _SIZES = PlainValidator(_sizes)
 _OPTIONAL_POSITIVE = _number(_positive, "a number > 0")
@@ -346,10 +345,10 @@ class DataSection(_Section):
         return table
 
 
-class LatticeSection(_Section):
+class _LatticeKeys(_Section):
     """[lattice] the network; one of depth and width may be a ladder of sizes.
 
-    radius is of kernels, taps (their number) of taps, length (ℓ of the moments) of derivatives, kappa of the critical
+    Each range has a key of its own (radius of kernels, taps of taps, length of derivatives); kappa is of the critical
     scaling.
     """
 
@@ -357,11 +356,8 @@ class LatticeSection(_Section):
     width: Annotated[int | tuple[int, ...], _SIZES]
     channels: Annotated[int, _whole(1, 100_000)]
     scaling: Annotated[str, _choice(tuple(SCALINGS))] = "residual"
-    kappa: Annotated[float | None, _number(_positive, "a number > 0")] = None
+    kappa: Annotated[float | None, _KAPPA] = None
     range: Annotated[str, _choice(tuple(RANGES))] = "kernel"
-    radius: Annotated[float | str | None, PlainValidator(_radius)] = None
-    taps: Annotated[int | None, _whole(1, 1001)] = None
-    length: Annotated[float | None, _number(_positive, "a length > 0")] = None
     weights: Annotated[str, _choice(("tied", "untied"))] = "tied"
     padding: Annotated[str, _choice(PADDINGS)] = "zeros"
     activation: Annotated[str, _choice(activation_names)] = "tanh"
@@ -374,10 +370,23 @@ class LatticeSection(_Section):
         """What the range and the scaling need and was not given."""
         if not isinstance(table, Mapping):
             return table
-        needs = {("range", "taps"): ("taps", Taps.count), ("range", "derivative"): ("length", Derivative.length)}
-        needs[("scaling", "critical")] = ("kappa", Critical.kappa)
-        given = {key: default for (where, name), (key, default) in needs.items() if table.get(where) == name}
+        given: dict[str, Any] = {"kappa": Critical.kappa} if table.get("scaling") == Critical.name else {}
+        kind = RANGES.get(table.get("range", "kernel")) if isinstance(table.get("range", ""), str) else None
+        if kind is not None and kind.default is not None:
+            given[kind.key] = kind.default
         return {**given, **table}
+
+
+if TYPE_CHECKING:
+
+    class LatticeSection(_LatticeKeys): ...
+
+else:
+    LatticeSection = create_model(
+        "LatticeSection",
+        __base__=_LatticeKeys,
+        **{kind.key: (Annotated[Any, _of_range(kind)], None) for kind in RANGES.values()},
+    )
 
 
 class InitialSection(_Section):
@@ -637,14 +646,8 @@ class AnyStudy(_Section):
 
     @property
     def _range(self) -> Range:
-        keys = self.lattice
-        given: dict[str, dict[str, Any]] = {
-            "kernel": {"radius": keys.radius},
-            "taps": {"count": keys.taps},
-            "derivative": {"length": keys.length},
-        }
-        kind: Any = RANGES[keys.range]
-        made: Range = kind(**given[keys.range], tied=keys.weights == "tied")
+        kind: Any = RANGES[self.lattice.range]
+        made: Range = kind(getattr(self.lattice, kind.key), tied=self.lattice.weights == "tied")
         return made
 
     def training_plan(self) -> Training:
@@ -808,6 +811,7 @@ class EnergyConfig(OneNetwork):
 
     def refusals(self) -> Iterator[str]:
         yield from list(super().refusals()) or _impossible_energy(self)
+        yield from _no_field(self, "order", (self.field.order,), None)
 
 
 class SignalsConfig(AnyStudy):
@@ -837,6 +841,8 @@ class SignalsConfig(AnyStudy):
     def refusals(self) -> Iterator[str]:
         yield from _several_networks(self)
         yield from _no_field(self, "order", (self.field.order,), self.field.width_order)
+        if self.training.probe < 2:
+            yield f"training.probe: needs two samples or more, whose difference is followed (got {self.training.probe})"
 
 
 class ValidityConfig(OneNetwork):
@@ -883,7 +889,7 @@ class OrdersConfig(OneNetwork):
         """The keys of one combination's study."""
         table = _given(self.model_dump(exclude={"ladder", "kind", "title"}))
         own = {"kappa"} if ladder.scaling != self.lattice.scaling else set()
-        own |= {"radius", "taps", "length"} if ladder.range != self.lattice.range else set()
+        own |= {kind.key for kind in RANGES.values()} if ladder.range != self.lattice.range else set()
         table["lattice"] = {key: value for key, value in table["lattice"].items() if key not in own}
         table["lattice"] |= {
             "scaling": ladder.scaling,
@@ -906,19 +912,56 @@ class OrdersConfig(OneNetwork):
     def _refused(self) -> Iterator[str]:
         if not self.ladder:
             yield "ladder: is missing; add a section [[ladder]] with spacing, scaling and range"
+        for number, ladder in enumerate(self.ladder):
+            yield from (f"ladder.{number}.{problem}" for problem in _misplaced(ladder))
         names: set[str] = set()
         try:
             for name, ladder, study in self.combinations():
                 if name in names:
                     yield f"ladder: {name} stands in two of them; give each combination once"
                 names.add(name)
-                if ladder.spacing != "step" and study.fitted_against() != ladder.spacing:
-                    size = "depth" if ladder.spacing == "a_x" else "width"
-                    yield f"ladder: {name}: lattice.{size} needs a list of sizes to refine {ladder.spacing}"
-                elif ladder.spacing != "step" and len(study.rungs()) < 3:
-                    yield f"ladder: {name}: needs three sizes or more, so that two local orders can agree"
+                yield from (f"ladder: {name}: {problem}" for problem in _no_ladder(ladder, study))
         except InputError as error:
             yield f"ladder: {error}"
+
+
+#: keys of a ladder's own that its tables must not change behind its back: section -> keys
+_LADDERS_OWN = {
+    "lattice": ("scaling", "range", "weights", "padding"),
+    "initial": (),
+    "training": ("dynamics",),
+    "field": ("orders", "width_order"),
+}
+
+
+def _misplaced(ladder: LadderSection) -> Iterator[str]:
+    """Keys that stand in the wrong table, or mean nothing for this spacing."""
+    for section, own in _LADDERS_OWN.items():
+        for key in own:
+            if key in getattr(ladder, section):
+                yield f"{section}.{key}: is a key of the ladder itself; write {key} beside spacing"
+    nothing = ("orders", "width_order", "field") if ladder.spacing == "step" else ("halvings",)
+    for key in nothing:
+        if getattr(ladder, key) != LadderSection.model_fields[key].get_default(call_default_factory=True):
+            yield f'{key}: means nothing for spacing = "{ladder.spacing}"; remove it'
+
+
+def _no_ladder(ladder: LadderSection, study: StudyConfig) -> Iterator[str]:
+    """Why a combination cannot be refined."""
+    if ladder.spacing != "step":
+        size = "depth" if ladder.spacing == "a_x" else "width"
+        if study.fitted_against() != ladder.spacing:
+            yield f"lattice.{size} needs a list of sizes to refine {ladder.spacing}"
+        elif len(study.rungs()) < 3:
+            yield "needs three sizes or more, so that two local orders can agree"
+        return
+    if len(study.rungs()) > 1:
+        yield "lattice.depth and lattice.width need one size each, since the training step is refined"
+    if study.training.dynamics == "adaptive-flow":
+        yield 'training.dynamics: "adaptive-flow" chooses its steps itself; give another one'
+    if study.training.batch != len(study.dataset().x):
+        count = len(study.dataset().x)
+        yield f"training.batch: needs all {count} training samples, so that every step sees the same"
 
 
 CONFIGS: dict[str, type[AnyStudy]] = {
@@ -1096,15 +1139,15 @@ def _impossible(config: AnyStudy) -> Iterator[str]:
 def _meaningless(config: AnyStudy) -> Iterator[str]:
     """Keys of [lattice] and [initial] that do not belong together."""
     keys, initial = config.lattice, config.initial
-    if keys.range == "kernel" and keys.radius is None:
-        yield 'lattice.radius: is missing; add the kernel radius, such as "11/80"'
-    owners = (("radius", "range", "kernel"), ("taps", "range", "taps"), ("length", "range", "derivative"))
-    for key, where, owner in (*owners, ("kappa", "scaling", "critical")):
+    kind = RANGES[keys.range]
+    if getattr(keys, kind.key) is None:
+        yield f"lattice.{kind.key}: is missing; add {_EXAMPLES.get(f'lattice.{kind.key}', kind.needs)}"
+        return
+    owners = [(other.key, "range", other.name) for other in RANGES.values()]
+    for key, where, owner in (*owners, ("kappa", "scaling", Critical.name)):
         chosen = getattr(keys, where)
         if getattr(keys, key) is not None and chosen != owner:
             yield f'lattice.{key}: is of lattice.{where} = "{owner}", not of "{chosen}"; remove it or change {where}'
-    if keys.taps is not None and keys.taps % 2 == 0:
-        yield f"lattice.taps: needs an odd number, as many to the left as to the right (got {keys.taps})"
     if keys.scaling == "plain" and keys.range == "derivative":
         yield (
             'lattice.scaling: "plain" with lattice.range = "derivative" has weights ~ 1/a_y² and no a_x to hold them;'
@@ -1115,13 +1158,17 @@ def _meaningless(config: AnyStudy) -> Iterator[str]:
             'lattice.activation: lattice.scaling = "critical" is the cubic expansion of a rescaled tanh; use "tanh", or'
             f' scaling = "residual" (got "{keys.activation}")'
         )
-    counts = {"kernel": 1, "taps": keys.taps, "derivative": 3}
-    for key in ("mean", "spread"):
-        values, count = getattr(initial, key), counts[keys.range]
-        if values is not None and key == "spread" and keys.range == "kernel":
-            yield 'initial.spread: lattice.range = "kernel" has initial.correlation_u instead; remove it'
-        elif values is not None and len(values) != count:
-            yield f'initial.{key}: lattice.range = "{keys.range}" needs {count} of them (got {_show(list(values))})'
+    grid = Grid(max(_listed(keys.depth)), max(_listed(keys.width)))
+    for name in ("mean", "spread"):
+        values = getattr(initial, name)
+        try:
+            if name == "mean":
+                config._range.mean(grid, values)
+            else:
+                config._range.spread(initial.correlation_u, grid, values)
+        except InputError as error:
+            if values is not None and str(error).startswith("initial."):  # else it is the grid, which is refused below
+                yield f"initial.{name}: {str(error).split(': ', 1)[1]} (got {_show(list(values))})"
 
 
 def _several_networks(config: AnyStudy) -> Iterator[str]:
@@ -1165,8 +1212,7 @@ def _wrong_grids(config: AnyStudy) -> Iterator[str]:
         try:
             weights.components(grid)
         except InputError as error:
-            needs = {"kernel": "lattice.radius", "taps": "lattice.taps", "derivative": "lattice.width"}[weights.name]
-            where = needs if key == "lattice.width" else key
+            where = f"lattice.{weights.key}" if key == "lattice.width" else key
             hint = " (an odd refine_y keeps the radius on a cell edge)" if key == "field.refine_y" else ""
             yield f"{where}: {error}{hint}"
 

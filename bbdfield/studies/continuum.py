@@ -21,13 +21,13 @@ from bbdfield.comparison.orders import fit_order
 from bbdfield.comparison.scores import Score, compare, grid_change
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import simulate
-from bbdfield.fields.well_posedness import check_start
+from bbdfield.fields.well_posedness import check_start, largest_input
 from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import is_built_in
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import Run
-from bbdfield.model.scalings import SCALINGS
+from bbdfield.model.scalings import SCALINGS, Critical
 from bbdfield.model.units import to_lattice
 from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
@@ -64,7 +64,7 @@ def check(config: StudyConfig) -> str:
     training, sharp = config.training_plan(), None
     for depth, width in config.rungs():
         lattice = config.lattice_at(depth, width)
-        if sharp is not None and lattice.range.bounded:
+        if sharp is not None and lattice.range.lattice_bounded:
             break
         weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
         system = LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), weights)
@@ -74,16 +74,17 @@ def check(config: StudyConfig) -> str:
         lattice = config.lattice_at(job.depth, job.width)
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
         start, scheme = config.initial_fields(lattice).on(grid), get_scheme(config.field.depth_scheme)
-        growth = check_start(start, job.order or 0, scheme, **config.theory())
+        largest = largest_input(Boundary.draw(config.dataset(), lattice, training), job.n_y)
+        growth = check_start(start, job.order or 0, scheme, **config.theory(), largest=largest)
         excesses.append(excess(growth.equation))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     coarsest = config.lattice_at(*config.rungs()[0])
     told = f"{get_backend(config.field.backend).description}; {stable}"
     if max(excesses) > 0:
         told += f"; short waves grow by at most e^{max(excesses):.2g} beyond the longest"
-    if coarsest.kappa is not None:
-        probe = Boundary.draw(config.dataset(), coarsest, training).probe_input(coarsest.width)
-        small = coarsest.kappa * coarsest.a_x * float(np.max(probe**2))
+    if isinstance(coarsest.law, Critical):
+        largest = largest_input(Boundary.draw(config.dataset(), coarsest, training), coarsest.width)
+        small = coarsest.law.kappa * coarsest.a_x * largest**2
         told += f"; κ a_x ẑ² = {small:.2g} at the input of the coarsest lattice (the cubic theory needs it to be small)"
     return told + ("; regularised: waves above π/a_y are cut off" if config.field.ill_posed == "cutoff" else "")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bbdfield.errors import InputError
+from bbdfield.model.ranges import RANGES
 
 #: A number is formatted where it is shown; None is what was not measured.
 Cell = str | int | float | None
@@ -135,13 +136,8 @@ def network(config: Mapping[str, Any]) -> str:
     table = config.get("lattice")
     given = table if isinstance(table, dict) else {}
     kind, scaling = str(given.get("range", "kernel")), str(given.get("scaling", "residual"))
-    kind_of = {
-        "kernel": ("kernel weights of radius {}", "radius"),
-        "taps": ("weights to the {} nearest cells", "taps"),
-        "derivative": ("derivative weights (moments of length {})", "length"),
-    }
-    words, key = kind_of.get(kind, ("{} weights", "range"))
-    weights = words.format(of(key))
+    known = RANGES.get(kind)
+    weights = f"{kind} weights" if known is None else known.words.format(of(known.key))
     named = {"critical": "plain network at criticality", "plain": "plain network"}.get(scaling, f"{scaling} network")
     several = any(isinstance(size, Sequence) and len(size) > 1 for size in (depth, width))
     return (

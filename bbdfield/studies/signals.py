@@ -52,6 +52,8 @@ DIRECTIONS = ("leading", "inputs", "random")
 SYSTEMS = ("lattice", "field")
 #: where pairs of signals start in random networks: variance, correlation
 START = (1.0, 0.5)
+#: rates below this are rounding: nothing grows or shrinks
+STILL = 1e-12
 #: the phase diagram's own grid and quadrature
 MAP_WEIGHTS, MAP_BIASES, MAP_NODES = 48, 25, 48
 
@@ -118,8 +120,14 @@ def check(config: SignalsConfig) -> str:
         except InputError as error:
             raise InputError(f"signals.biases: {error}") from None
     lattice, training = config.network(), config.training_plan()
+    boundary = Boundary.draw(config.dataset(), lattice, training)
+    if not _sizes(input_differences(boundary.probe_input(lattice.width))).all():
+        raise InputError(
+            f"training.probe: the {training.probe} probe samples are all alike, so that their signals have no"
+            " differences; use more, or other data"
+        )
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
-    sharp = check_training_step(LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), start))
+    sharp = check_training_step(LatticeSystem(lattice, boundary, start))
     fields = config.initial_fields(lattice).on(config.field_grid())
     check_start(fields, config.field.order, get_scheme(config.field.depth_scheme), **config.theory())
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
@@ -249,12 +257,13 @@ def _measured(found: Measured, settle: int) -> dict[str, Any]:
         each = values[:, settle:].mean(axis=1, keepdims=True)
         return float(each.mean()), float(_error(each)[0])
 
-    result = {name: list(late(values)) for name, values in (("q", found.q), ("c", found.c), ("chi", found.chi))}
+    moments = {"q": found.q, "c": found.c, "chi": found.chi}
+    result = {name: [_finite(value) for value in late(values)] for name, values in moments.items()}
     for name, values in (("xi_q", found.chi_q), ("xi_c", found.chi_c)):
         factor, error = late(values)
         xi = depth_scale(factor)
         # |dξ/dχ| = ξ²/χ
-        result[name] = [_finite(xi), _finite(xi * xi * error / abs(factor)) if factor and math.isfinite(xi) else None]  # type: ignore[list-item]
+        result[name] = [_finite(xi), _finite(xi * xi * error / abs(factor)) if factor and math.isfinite(xi) else None]
     return result
 
 
@@ -297,10 +306,9 @@ def follow_training(config: SignalsConfig, out: Path, details: Details) -> dict[
                 transfer = linearised_run(run, i)
                 best = leading(transfer, seed=(config.seed, STREAM_LEADING))
                 details.residual = max(details.residual, float(best.residual.max()))
-                z0 = run.z(i)[0]
                 starts = {
                     "leading": best.direction[None],
-                    "inputs": (np.roll(z0, 1, axis=-1) - z0)[None],
+                    "inputs": input_differences(run.z(i)[0])[None],
                     "random": random_directions(
                         transfer.shape, config.signals.directions, (config.seed, STREAM_DIRECTIONS)
                     ),
@@ -317,17 +325,19 @@ def follow_training(config: SignalsConfig, out: Path, details: Details) -> dict[
         for run in runs.values():
             run.close()
     means = {
-        name: {direction: values.mean(axis=1) for direction, values in of.items()} for name, of in details.rate.items()
+        name: {direction: values.mean(axis=1).tolist() for direction, values in of.items()}
+        for name, of in details.rate.items()
     }
     return {
         "t": details.t.tolist(),
-        "rate": {name: {d: values.tolist() for d, values in of.items()} for name, of in means.items()},
+        # a change that dies out has the rate −∞, and the depth scale 0
+        "rate": {name: {d: [_finite(v) for v in values] for d, values in of.items()} for name, of in means.items()},
         "depth_scale": {
-            name: {d: [_finite(1 / abs(v)) if v else None for v in values.tolist()] for d, values in of.items()}
+            name: {d: [1 / abs(v) if abs(v) > STILL else None for v in values] for d, values in of.items()}
             for name, of in means.items()
         },
         "difference": {
-            direction: float(np.max(np.abs(details.rate["field"][direction] - details.rate["lattice"][direction])))
+            direction: _difference(details.rate["field"][direction], details.rate["lattice"][direction])
             for direction in DIRECTIONS
         },
         "steepest_x": {
@@ -338,6 +348,29 @@ def follow_training(config: SignalsConfig, out: Path, details: Details) -> dict[
         "samples": int(details.rate["lattice"]["leading"].shape[1]),
         "accuracy": {name: [_finite(v) for v in values.tolist()] for name, values in accuracy.items()},
     }
+
+
+def input_differences(z0: Array) -> Array:
+    """z0 of the next sample that differs, minus z0: (N, C, B) -> (N, C, B); zero if all samples are alike."""
+    found = np.zeros_like(z0)
+    for shift in range(1, z0.shape[-1]):
+        alike = _sizes(found) == 0
+        if not alike.any():
+            break
+        found[..., alike] = (np.roll(z0, shift, axis=-1) - z0)[..., alike]
+    return found
+
+
+def _sizes(dz: Array) -> Array:
+    """|δz|² of every sample."""
+    sizes: Array = np.sum(dz * dz, axis=(0, 1))
+    return sizes
+
+
+def _difference(field: Array, lattice: Array) -> float | None:
+    """Largest |Λ_field − Λ_lattice|, where not both are −∞; None if one of them alone is."""
+    both = np.isneginf(field) & np.isneginf(lattice)
+    return _finite(float(np.max(np.abs(np.subtract(field, lattice, out=np.zeros_like(field), where=~both)))))
 
 
 # what it amounts to
@@ -418,22 +451,46 @@ def _message(trained: Mapping[str, Any]) -> str:
     """What is seen, from the numbers."""
     rate, scale = trained["rate"]["lattice"], trained["depth_scale"]["lattice"]["leading"][-1]
     first, last = rate["leading"][0], rate["leading"][-1]
+    if first is None or last is None:
+        when = "before" if last is not None else "after" if first is not None else "before and after"
+        return (
+            "In the network, and for one probe sample at least, every change of the input dies out on its way through"
+            f" the depth, {when} training."
+        )
     how = f"{'rises' if last > first else 'falls'} from {decimal(first)} to {decimal(last)}"
-    if abs(last - first) <= 0.05 * abs(first):
+    if abs(last - first) <= max(0.05 * abs(first), STILL):
         how = f"stays at {decimal(last)}"
-    worst = trained["difference"]["leading"]
+    end = (
+        "changes along it keep their size"
+        if scale is None
+        else (f"changes along it {_grow(last)} e-fold over {number(scale, 2)} of the depth")
+    )
     return (
-        f"While the network is trained, the growth rate of its leading direction {how} per depth: at the end changes"
-        f" along it {_grow(last)} e-fold over {number(scale, 2)} of the depth. Differences of inputs"
-        f" {_grow(rate['inputs'][-1])} at {decimal(rate['inputs'][-1])} (at first {decimal(rate['inputs'][0])}), random"
-        f" changes {_grow(rate['random'][-1])} at {decimal(rate['random'][-1])} (at first"
-        f" {decimal(rate['random'][0])}). The field theory's leading rates agree with the network's to"
-        f" {number(worst, 2)}, {percent(worst / max(map(abs, rate['leading'])))} of the largest."
+        f"While the network is trained, the growth rate of its leading direction {how} per depth: at the end {end}."
+        f" Differences of inputs {_moves(rate['inputs'])}, random changes {_moves(rate['random'])}."
+        f" {_agreement(trained['difference']['leading'], rate['leading'])}"
     )
 
 
-def _grow(rate: float) -> str:
-    return "grow" if rate > 0 else "shrink"
+def _agreement(worst: float | None, rates: list[float | None]) -> str:
+    """How far the field theory's leading rates are those of the network."""
+    if worst is None:
+        return "In the network or in the field theory, but not in both, a leading direction dies out."
+    largest = max(abs(value) for value in rates if value is not None)
+    relative = f", {percent(worst / largest)} of the largest" if largest > STILL else ""
+    return f"The field theory's leading rates agree with the network's to {number(worst, 2)}{relative}."
+
+
+def _moves(rates: list[float | None]) -> str:
+    """What changes do at the end, and at first."""
+    first, last = ("−∞" if v is None else decimal(v if abs(v) > STILL else 0.0) for v in (rates[0], rates[-1]))
+    return f"{_grow(rates[-1])} at {last} (at first {first})"
+
+
+def _grow(rate: float | None) -> str:
+    if rate is None:
+        return "die out"
+    return "keep their size" if abs(rate) <= STILL else "grow" if rate > 0 else "shrink"
 
 
 def _write(config: SignalsConfig, out: Path, details: Details) -> None:

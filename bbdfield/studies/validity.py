@@ -112,20 +112,40 @@ class Job:
 
     @property
     def label(self) -> str:
-        return f"ℓ/a = {self.ratio:g}, seed {self.seed}"
+        return f"ℓ/a = {exact(self.ratio)}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        return f"ratio{exact(self.ratio)}-seed{self.seed}"
 
     @property
     def lattice_file(self) -> str:
-        return f"lattice-ratio{self.ratio:g}-seed{self.seed}.h5"
+        return f"lattice-{self.name}.h5"
 
     @property
     def scores_file(self) -> str:
-        return f"field-scores-ratio{self.ratio:g}-seed{self.seed}.h5"
+        return f"field-scores-{self.name}.h5"
 
     @property
     def field_file(self) -> str:
         """Of one field at a time; removed as soon as it has been compared."""
-        return f"field-ratio{self.ratio:g}-seed{self.seed}.h5"
+        return f"field-{self.name}.h5"
+
+    def told(self, config: ValidityConfig) -> dict[str, Any]:
+        """All that a job's numbers depend on, key by key, for its sidecar."""
+        sections = tomllib.loads(config.to_toml())
+        study = {
+            f"{section}.{key}": value
+            for section, table in sections.items()
+            if isinstance(table, dict) and section != "output"
+            for key, value in table.items()
+        }
+        return {"ratio": self.ratio, "seed": self.seed, "first": self.first, **study}
+
+
+def exact(value: float) -> str:
+    """The shortest text that only this number has: 0, 0.5, 1.0000001."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def jobs_of(config: ValidityConfig) -> list[Job]:
@@ -209,9 +229,14 @@ def check(config: ValidityConfig) -> str:
 def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | None) -> None:
     """Train the network, or continue; simulate and compare its fields; leave the numbers in a sidecar, unless it is
     there.
+
+    Raises
+    ------
+    InputError
+        for a sidecar of another configuration.
     """
     if (out / job.scores_file).exists():
-        read_sidecar(out / job.scores_file)
+        _check_sidecar(job, config, out / job.scores_file)
         return
     lattice, training, windows, orders = lattice_of(config), training_of(config, job.seed), *_plan(config)
     total = training.steps * (1 + len(windows) * len(orders) + refined(config, job))
@@ -237,6 +262,17 @@ def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | No
             for order in orders:
                 found.compare(window, order, report)
         found.write()
+
+
+def _check_sidecar(job: Job, config: ValidityConfig, path: Path) -> None:
+    """Refuse a finished job's sidecar that is damaged, or of another job or configuration."""
+    found, expected = read_sidecar(path), job.told(config)
+    if found.kind != config.kind:
+        raise InputError(f"{path}: holds arrays of kind {found.kind!r}, not {config.kind!r}; remove it")
+    for key in {**expected, **found.config}:
+        if found.config.get(key) != expected.get(key):
+            was, now = (values.get(key, "none") for values in (found.config, expected))
+            raise InputError(f"{path}: is of another configuration ({key} = {was}, not {now}); remove it")
 
 
 def refined(config: ValidityConfig, job: Job) -> bool:
@@ -362,7 +398,7 @@ class _Fields:
         write_sidecar(
             self.out / self.job.scores_file,
             kind=self.config.kind,
-            config={"ratio": self.job.ratio, "seed": self.job.seed},
+            config=self.job.told(self.config),
             arrays=arrays,
             coordinates={"order": np.array(orders), "window": np.array(windows), "t": run.t[1:]},
             overwrite=True,
@@ -651,8 +687,8 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
     }[found["fixed"]]
     summary = (
         f"{network(config)} This was repeated for initial weights of {len(ratios)} correlation lengths, from"
-        f" {_roughness(ratios[0])} to {ratios[-1]:g} lattice spacings, with {best[0]['seeds']} seeds each. {held}."
-        f" For every network, weights averaged under Gaussian windows of {listed(f'{w:g}' for w in windows)} layers,"
+        f" {_roughness(ratios[0])} to {exact(ratios[-1])} lattice spacings, with {best[0]['seeds']} seeds each. {held}."
+        f" For every network, weights averaged under Gaussian windows of {listed(map(exact, windows))} layers,"
         f" then over the {found['cells']} cells of the field, were the start of the field theory of order {order}, and"
         " this was compared with the network and with the trivial predictor that nothing moves."
     )
@@ -660,7 +696,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
 
 
 def _roughness(ratio: float) -> str:
-    return "independent weights" if ratio == 0 else f"{ratio:g}"
+    return "independent weights" if ratio == 0 else exact(ratio)
 
 
 def _message(
@@ -691,7 +727,7 @@ def _message(
 
 
 def _what(ratio: float) -> str:
-    return "independent weights" if ratio == 0 else f"ℓ/a = {ratio:g}"
+    return "independent weights" if ratio == 0 else f"ℓ/a = {exact(ratio)}"
 
 
 def _where(
@@ -735,7 +771,7 @@ def _is_close(entry: Mapping[str, Any]) -> bool:
 
 
 def _size(window: float) -> str:
-    return "no window" if window == 0 else f"a window of {window:g} {'layer' if window == 1 else 'layers'}"
+    return "no window" if window == 0 else f"a window of {exact(window)} {'layer' if window == 1 else 'layers'}"
 
 
 def _best_window(
@@ -759,13 +795,13 @@ def _map_table(
     at: Mapping[tuple[float, float], Mapping[str, Any]],
 ) -> Table:
     rows: list[list[Cell]] = [
-        [f"{window:g}", *(_with_error(at[ratio, window]["over_trivial"][name]) for ratio in ratios)]
+        [exact(window), *(_with_error(at[ratio, window]["over_trivial"][name]) for ratio in ratios)]
         for window in windows
     ]
     of = "the averages of the network's" if name == "w" else "the network's own"
     return Table(
         f"Error of {SYMBOLS[name]} / “nothing moves”",
-        ["window (layers)", *(f"ℓ/a = {ratio:g}" for ratio in ratios)],
+        ["window (layers)", *(f"ℓ/a = {exact(ratio)}" for ratio in ratios)],
         rows,
         f"against {of}; beneath, the standard error over seeds",
     )
@@ -778,7 +814,7 @@ def _limit_table(limits: Mapping[str, Sequence[Mapping[str, Any]]], windows: Seq
         return "nowhere" if entry["ratio"] is None else f"from {number(entry['ratio'], 2)}"
 
     rows: list[list[Cell]] = [
-        [f"{window:g}", *(cell(limits[name][i]) for name in QUANTITIES)] for i, window in enumerate(windows)
+        [exact(window), *(cell(limits[name][i]) for name in QUANTITIES)] for i, window in enumerate(windows)
     ]
     return Table(
         f"ℓ/a from which on order {order} beats “nothing moves”",
@@ -800,7 +836,7 @@ def _rough_table(
         point = at[ratio, window]
         rows.append(
             [
-                f"{ratio:g}",
+                exact(ratio),
                 weight,
                 _with_error(point["error"]["z"]),
                 _with_error(point["movement_error"]["z"]),

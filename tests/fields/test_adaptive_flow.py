@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,17 +13,18 @@ from bbdfield.lattice.sharpness import stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
+from bbdfield.model.ranges import Taps
 from bbdfield.model.run import Run
-from bbdfield.model.units import to_lattice
+from bbdfield.model.units import LatticeState, to_field, to_lattice
 
 RATES = (20.0, 0.5, 3.0)
 
 
-def systems(signals, problems, **law):
-    lattice = problems.lattice(padding="circular")
-    training = problems.training(rates=RATES, **law)
+def systems(signals, problems, changes=None, order=0, scheme="euler", **law):
+    lattice = dataclasses.replace(problems.lattice(padding="circular"), **(changes or {}))
+    training = problems.training(**{"rates": RATES, **law})
     boundary, initial = Boundary.draw(signals, lattice, training), InitialFields(lattice, 1, bias=0.3)
-    field = FieldSystem(initial.on(lattice.grid), boundary, order=0, scheme="euler", backend="numpy")
+    field = FieldSystem(initial.on(lattice.grid), boundary, order=order, scheme=scheme, backend="numpy")
     return LatticeSystem(lattice, boundary, to_lattice(initial.on(lattice.grid))), field
 
 
@@ -48,6 +51,25 @@ def test_lattice_and_field_choose_the_same_steps(signals, problems):
     """At order 0 with Euler on the lattice's own grid both integrate one flow, in the same units."""
     lattice, field = systems(signals, problems, dynamics="adaptive-flow", step=1.0)
     assert np.allclose(after(lattice, 3), after(field, 3), rtol=0, atol=1e-12)
+
+
+def test_the_tolerance_is_that_of_hatted_weights_for_the_critical_scaling_too(signals, problems):
+    """W = 1 + a_x ŵ: it is ŵ that is as accurate as asked for, by as many steps as the field needs."""
+    changes = {"scaling": "critical", "kappa": 0.1, "depth": 64, "channels": 1, "range": Taps(1, tied=True)}
+    law = {"dynamics": "adaptive-flow", "rates": (5.0, 0.0, 0.0), "step": 1.0}
+
+    def run(tolerance, side):
+        system = systems(signals, problems, changes, order=1, scheme="rk4", tolerance=tolerance, **law)[side]
+        calls, original = [], system.gradient
+        system.gradient = lambda *a: calls.append(1) or original(*a)
+        after(system, 2)
+        return (to_field(system.lattice, LatticeState(*system.u)).w if side == 0 else None), len(calls)
+
+    exact, _ = run(1e-9, 0)
+    for tolerance in (1e-4, 1e-5):
+        (w, count), (_, fields) = run(tolerance, 0), run(tolerance, 1)
+        assert count == fields
+        assert np.abs(w - exact).max() < 30 * tolerance * np.abs(exact).max()
 
 
 def test_stopping_and_resuming_changes_no_bit(signals, problems, tmp_path):

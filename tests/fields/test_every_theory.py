@@ -27,7 +27,7 @@ TIES = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 def system(signals, problems, scaling, order, reach, tied, *, backend="numpy", **options):
     base = problems.lattice(padding=options.pop("padding", "reflect"), depth=8)
-    kappa = 0.5 if scaling == "critical" else None
+    kappa = 0.2 if scaling == "critical" else None
     lattice = dataclasses.replace(base, scaling=scaling, range=RANGES[reach](tied), kappa=kappa)
     boundary = Boundary.draw(
         signals, lattice, problems.training(rates=(0.02, 0.02, 0.1) if scaling == "plain" else (0.5, 0.2, 0.5))

@@ -12,16 +12,17 @@ from bbdfield.errors import InputError, NumericsError
 from bbdfield.fields.simulation import FieldSystem, simulate
 from bbdfield.fields.well_posedness import (
     check_start,
-    growth,
+    largest_input,
     unbounded,
+    wave_growth,
 )
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.ranges import Derivative, Kernel, Taps
+from bbdfield.model.regularisation import Regularised, cutoff, cutoff_matrix
 from bbdfield.model.run import Run
-from bbdfield.model.scalings.cutoff import Regularised, cutoff, cutoff_matrix
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 from solvers.sweeps import SCHEMES
@@ -33,9 +34,9 @@ TIES = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 
 
 def lattice_of(problems, kind, **changes):
-    scaling = changes.pop("scaling", "residual")
+    law = {"scaling": changes.pop("scaling", "residual"), "kappa": changes.pop("kappa", None)}
     base = problems.lattice(**({"channels": 1, "padding": "circular"} | changes))
-    return dataclasses.replace(base, range=kind, scaling=scaling)
+    return dataclasses.replace(base, range=kind, **law)
 
 
 def start_of(lattice, grid, components):
@@ -46,11 +47,11 @@ def start_of(lattice, grid, components):
     return FieldState(lattice, grid, w, np.zeros(drawn.b.shape), drawn.r)
 
 
-def analysed(start, order, scheme=RK4, stencil=4, width_order=None, q_max=None):
+def analysed(start, order, scheme=RK4, stencil=4, width_order=None, q_max=None, largest=0.0):
     lattice, grid = start.lattice, start.grid
     operator = lattice.range.operator(np, grid, lattice.a_y, lattice.padding, width_order, stencil)
     equation = lattice.law.bulk(order, operator, get_activation(lattice.activation), lattice.a_x)
-    return growth(lattice, grid, equation, scheme, start.w, q_max)
+    return wave_growth(lattice, grid, equation, scheme, start.w, q_max, largest)
 
 
 def boundary_of(signals, lattice, training):
@@ -265,12 +266,125 @@ def test_a_plain_network_that_becomes_singular_on_the_way_says_so(problems):
         equation.value(np.zeros((10, 1, 2)), (w, b))
 
 
-def test_critical_waves_are_judged_about_the_origin(problems):
-    """A = 𝒦̂ − 3κẑ²: the cubic term only damps, so ẑ = 0 is the worst."""
-    lattice = lattice_of(problems, Derivative(LENGTH), scaling="critical")
-    found = analysed(start_of(lattice, Grid(20, 10), (0.3, 0.0, 1.0)), 0)
+@pytest.mark.parametrize("largest", [0.0, 2.0])
+@pytest.mark.parametrize("order", [0, 1])
+def test_critical_waves_are_judged_from_the_origin_to_the_largest_signal(problems, order, largest):
+    """A = 𝒦̂ − 3κẑ²: the cubic term damps, so waves grow fastest at ẑ = 0; the rate is that of the largest |ẑ|."""
+    lattice = lattice_of(problems, Derivative(LENGTH), scaling="critical", kappa=0.1)
+    found = analysed(start_of(lattice, Grid(20, 10), (0.3, 0.0, 1.0)), order, largest=largest)
     _, second = modified(found.q, 0.1, 4)
-    np.testing.assert_allclose(found.equation, 0.3 - LENGTH**2 * second, rtol=0, atol=1e-12)
+    k, a_x = 0.3 - LENGTH**2 * second, lattice.a_x * order
+    np.testing.assert_allclose(found.equation, k - a_x / 2 * k**2, rtol=0, atol=1e-12)
+    cubic = 3 * 0.1 * largest**2
+    rate = np.abs(k - cubic - a_x / 2 * (k - cubic) ** 2 - a_x * (cubic * k - 2 / 3 * cubic**2)).max()
+    assert found.rate == pytest.approx(max(rate, np.abs(k - a_x / 2 * k**2).max()), rel=1e-12)
+
+
+def test_large_signals_of_a_critical_network_need_short_depth_steps(problems):
+    """h_x 3κẑ² beyond the scheme's interval, though at ẑ = 0 nothing moves."""
+    lattice = lattice_of(problems, Kernel("1/4"), scaling="critical", depth=400)
+    start = start_of(lattice, Grid(10, 10), (0.0,) * 5)
+    check_start(start, 0, RK4)
+    check_start(start, 0, RK4, largest=2.5)  # 3·2.5²/10 = 1.9
+    with pytest.raises(InputError, match=r"unstable depth step, .* use n_x = \d+ or more"):
+        check_start(start, 0, RK4, largest=5.0)
+    check_start(start_of(lattice, Grid(50, 10), (0.0,) * 5), 0, RK4, largest=5.0)
+
+
+def test_large_signals_never_narrow_the_slopes_of_other_scalings(problems):
+    """tanh' reaches 0 inside the depth, whatever comes in: −ŵ_0 + diffusion is judged there too."""
+    lattice = lattice_of(problems, Derivative(LENGTH))
+    start = start_of(lattice, Grid(80, 10), (-0.5, 0.0, 0.0))
+    whole, small = (analysed(start, 0, largest=largest) for largest in (0.0, 0.1))
+    np.testing.assert_array_equal(whole.equation, small.equation)
+    assert whole.equation.max() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [Kernel("1/4"), Taps(3), Derivative(LENGTH)])
+def test_signals_beyond_the_series_of_the_cubic_theory_are_refused(tmp_path, signals, problems, kind):
+    """r tanh(z/r) has poles at |z/r| = π/2, so κ a_x ẑ² = π²/12; and the remedy that is named works."""
+    lattice = lattice_of(problems, kind, scaling="critical", depth=8)
+    training = problems.training(steps=1, rates=(0.0, 0.0, 0.0))
+    largest = largest_input(boundary_of(signals, lattice, training), 10)
+    probe, batch = (np.abs(x).max() for x in (boundary_of(signals, lattice, training).probe_input(10), signals.x))
+    assert largest >= probe and batch > 0
+    limit = np.pi**2 / 12 / (lattice.a_x * largest**2)
+
+    def run(kappa, depth=8):
+        network = dataclasses.replace(lattice, kappa=kappa, depth=depth)
+        start = InitialFields(network, seed=3, weight=0.1, mean=None).on(Grid(60, 10), network)
+        check_start(start, 1, RK4, largest=largest)
+        out = tmp_path / "field.h5"
+        simulate(start, boundary_of(signals, network, training), backend="numpy", out=out, overwrite=True).close()
+
+    run(0.99 * limit)
+    with pytest.raises(
+        InputError, match=r"lattice\.kappa = .*: κ a_x ẑ² = 2\.06 .* or 3 times as many layers"
+    ) as caught:
+        run(2.5 * limit)
+    assert "\n" not in str(caught.value)
+    run(float(str(caught.value).split("use kappa = ")[1].split()[0]))
+    run(2.5 * limit, depth=3 * 8)
+    (tmp_path / "field.h5").unlink()
+    network = dataclasses.replace(lattice, kappa=2.5 * limit)
+    start = InitialFields(network, seed=3, weight=0.1).on(Grid(60, 10), network)
+    with pytest.raises(InputError, match=r"κ a_x ẑ²"):
+        simulate(start, boundary_of(signals, network, training), backend="numpy", out=tmp_path / "field.h5")
+    assert not list(tmp_path.iterdir())
+
+
+def test_later_waves_are_judged_up_to_the_largest_signal_of_the_probe_set(monkeypatch, signals, problems):
+    """ẑ over all depths, once the weights have moved; at the start the inputs, the same when it is done again."""
+    from bbdfield.fields import simulation
+
+    seen = []
+    original = simulation.check
+    monkeypatch.setattr(simulation, "check", lambda *a: seen.append(a[-1]) or original(*a))
+    lattice = lattice_of(problems, Derivative(LENGTH), scaling="critical", kappa=0.05, channels=2)
+    boundary = boundary_of(signals, lattice, problems.training())
+    start = start_of(lattice, Grid(20, 10), (2 * np.eye(2), np.zeros((2, 2)), np.eye(2)))
+    field = FieldSystem(start, boundary, order=1, scheme="rk4", backend="numpy")
+    inside = np.abs(field.probe()).max()
+    field.watch(0.0)
+    field.watch(1.0)
+    field.load(field.state())  # as resuming does
+    field.watch(1.0)
+    inputs = largest_input(boundary, 10)
+    assert inside > 1.2 * inputs
+    assert seen == [inputs, inputs, inside, inside]
+
+
+# rough starts are no fields
+
+
+@pytest.mark.parametrize(
+    ("tied", "kind", "options", "axis"),
+    [
+        (True, "kernel", {"correlation_x": 0.0}, "x"),
+        (True, "kernel", {"correlation_u": 0.0}, "u"),
+        (False, "kernel", {"correlation_y": 0.0}, "y"),
+        (True, "kernel", {"correlation_y": 0.0, "bias": 0.1}, "y"),
+        (True, "kernel", {"correlation_y": 0.0}, None),
+        (True, "taps", {"correlation_u": 0.0}, None),
+        (True, "taps", {"correlation_x": 0.0}, "x"),
+    ],
+)
+def test_independent_values_are_no_start_of_a_field(tmp_path, signals, problems, tied, kind, options, axis):
+    """Also on the lattice's own grid, where they can be sampled; where an axis does not matter its length is free."""
+    lattice = lattice_of(problems, Kernel("1/4", tied) if kind == "kernel" else Taps(3, tied))
+    boundary = boundary_of(signals, lattice, problems.training(steps=1))
+    start = InitialFields(lattice, seed=3, weight=0.3, **options).on(lattice.grid)
+    if axis is None:
+        check_start(start, 0, RK4)
+        simulate(start, boundary, backend="numpy", out=tmp_path / "field.h5").close()
+        return
+    message = rf"initial\.correlation_{axis} = 0: independent values are no field; coarse-grain them first"
+    with pytest.raises(InputError, match=message) as caught:
+        simulate(start, boundary, backend="numpy", out=tmp_path / "field.h5")
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=message):
+        check_start(start, 0, RK4)
+    FieldSystem(dataclasses.replace(start, origin=None), boundary, order=0, scheme="rk4")  # averages come like this
 
 
 # taps: an expansion that is cut off, and its remedy
@@ -298,6 +412,68 @@ def test_taps_with_a_negative_second_moment_are_refused_below_the_lattices_spaci
     # what not even the lattice's own waves allow is refused with the cut-off too
     with pytest.raises(NumericsError, match=r"31\.42, the cut-off\) grow by"):
         check_start(start_of(lattice, Grid(800, 40), (-4.0, 6.0, -4.0)), 0, RK4, ill_posed="cutoff")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (Kernel("1/4"), {}, r'"kernel" is a bounded operator, of which there is nothing to cut off; remove ill_posed'),
+        (
+            Taps(3),
+            {"width_order": 0},
+            r'"taps" at field\.width_order = 0 has no derivatives .* remove one or the other',
+        ),
+        (Taps(3), {"width_order": 1}, None),
+        (Derivative(LENGTH), {}, None),
+    ],
+    ids=["kernel", "taps, 0", "taps, 1", "derivative"],
+)
+def test_the_cut_off_is_for_unbounded_operators(signals, problems, kind, options, message):
+    """A theory that is well posed as it is would only lose waves."""
+    lattice = lattice_of(problems, kind)
+    boundary, theory = boundary_of(signals, lattice, problems.training()), {"ill_posed": "cutoff", **options}
+    for cells in (10, 30):
+        start = InitialFields(lattice, seed=3, weight=0.1).on(Grid(80, cells), lattice)
+        if message is None:
+            check_start(start, 0, RK4, **theory)
+            field = FieldSystem(start, boundary, order=0, scheme="rk4", **theory)
+            assert field.q_max == pytest.approx(10 * np.pi)
+            continue
+        for begin in (
+            lambda start=start: check_start(start, 0, RK4, **theory),
+            lambda start=start: FieldSystem(start, boundary, order=0, scheme="rk4", **theory),
+        ):
+            with pytest.raises(InputError, match=r'field\.ill_posed = "cutoff": lattice\.range = ' + message) as caught:
+                begin()
+            assert "\n" not in str(caught.value)
+        assert FieldSystem(start, boundary, order=0, scheme="rk4", **options).q_max is None
+
+
+def test_the_cut_off_does_not_let_data_ring_at_zero_padding(tmp_path, signals, problems):
+    """Sines vanish at the edges, data do not: refused on grids where any of them would be dropped."""
+    lattice = lattice_of(problems, Derivative(LENGTH), padding="zeros")
+    boundary = boundary_of(signals, lattice, problems.training(steps=1))
+    p = cutoff_matrix(Grid(4, 40), "zeros", lattice.a_y)
+    assert np.abs(p @ np.ones(40) - 1).max() > 0.2  # what would be done to a constant
+    for cells, padding in (
+        (5, "zeros"),
+        (10, "zeros"),
+        (11, "zeros"),
+        (40, "zeros"),
+        (40, "reflect"),
+        (40, "circular"),
+    ):
+        network = dataclasses.replace(lattice, padding=padding)
+        start = start_of(network, Grid(80, cells), (0.0, 0.0, 0.1))
+        if padding == "zeros" and cells > 10:
+            message = (
+                r'"cutoff": signals that do not vanish .* use n_y = 10 as the lattice \(and refine_y = 1\), or padding'
+            )
+            with pytest.raises(InputError, match=message) as caught:
+                simulate(start, boundary, ill_posed="cutoff", out=tmp_path / "field.h5")
+            assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+        else:
+            check_start(start, 0, RK4, ill_posed="cutoff")
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -428,7 +604,7 @@ def test_kernels_are_not_watched(tmp_path, monkeypatch, signals, problems):
 
     looks = []
     original = simulation.check
-    monkeypatch.setattr(simulation, "check", lambda *a, **k: looks.append(a[-1]) or original(*a, **k))
+    monkeypatch.setattr(simulation, "check", lambda *a, **k: looks.append(a[6]) or original(*a, **k))
     training = problems.training(steps=4, snapshot_every=1)
     for kind, expected in ((Kernel("1/4"), [0.0]), (Derivative(LENGTH), [0.0, 0.0, 1.0, 2.0, 3.0, 4.0])):
         lattice = lattice_of(problems, kind)

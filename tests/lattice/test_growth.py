@@ -119,7 +119,7 @@ def test_message_says_when_and_what_helps(problems):
     message = r"lattice of 6 layers unstable at t = 2\.5: waves of wave number 31\.42 grow by e\^"
     with pytest.raises(NumericsError, match=message) as e:
         check_lattice_growth(lattice, weights_of(lattice, 0.0, 0.0, 40.0), 2.5)
-    assert "use more layers (a_x <= a_y²/(2ŵ_2)" in str(e.value) and "\n" not in str(e.value)
+    assert "use more layers (a_x <= a_y²/(2ŵ_2ℓ²) and a_x <= 2ŵ_2/ŵ_1²)" in str(e.value) and "\n" not in str(e.value)
 
 
 def test_growth_of_all_waves_alike_is_no_instability(problems):

@@ -225,13 +225,26 @@ def test_one_axis_can_be_rough_and_the_others_smooth(problems, axis):
 @pytest.mark.parametrize("axis", ["x", "y", "u"])
 def test_independent_values_exist_on_the_lattices_own_grid_only(problems, axis):
     lattice = problems.lattice()
-    initial = InitialFields(lattice, **{f"correlation_{axis}": 0.0})
+    initial = InitialFields(lattice, bias=0.1, **{f"correlation_{axis}": 0.0})
+    assert initial.rough == (axis,)
     initial.on(lattice.grid)
     message = rf"initial\.correlation_{axis} = 0: independent values exist on the lattice's own grid only.*coarse-grain"
     for grid in (Grid(12, 10), Grid(6, 30)):
         with pytest.raises(InputError, match=message) as caught:
             initial.on(grid, lattice)
         assert "\n" not in str(caught.value)
+
+
+def test_correlation_y_means_nothing_where_nothing_varies_along_y(problems):
+    """Tied weights without biases: any grid, and the same weights as with any other length."""
+    lattice = problems.lattice()
+    for grid in (lattice.grid, Grid(12, 30), Grid(5, 50)):
+        rough, smooth = (InitialFields(lattice, correlation_y=y).on(grid, lattice) for y in (0.0, 0.3))
+        np.testing.assert_array_equal(rough.w, smooth.w)
+        np.testing.assert_array_equal(rough.r, smooth.r)
+        assert rough.b.shape == smooth.b.shape and not rough.b.any()
+    assert InitialFields(lattice, correlation_y=0.0).rough == ()
+    assert InitialFields(problems.lattice(tied=False), correlation_y=0.0).rough == ("y",)
 
 
 def test_correlation_u_means_nothing_without_a_kernel(problems):

@@ -51,7 +51,7 @@ def test_every_range_is_registered_under_its_name():
         "taps": "tap",
         "derivative": "moment",
     }
-    assert [kind.bounded for kind in RANGES.values()] == [True, True, False]
+    assert [kind.lattice_bounded for kind in RANGES.values()] == [True, True, False]
 
 
 def test_components_of_a_kernel_are_its_points():
@@ -260,9 +260,9 @@ def test_spread_and_mean_of_each_range():
         (lambda: Taps(11).components(GRID), r"lattice\.taps = 11: wider than the 9 cells"),
         (lambda: Taps(11).spread(0.1, GRID, (1.0,)), r'initial\.spread = \[1\.0\]: .* "taps" needs 11 numbers'),
         (lambda: Taps(1).mean(GRID, (1.0, 2.0)), r'initial\.mean = .*: lattice\.range = "taps" needs 1 number$'),
-        (lambda: Derivative(0.0), r"lattice\.length = 0\.0: needs a positive length"),
-        (lambda: Derivative(float("inf")), r"lattice\.length = inf: needs a positive length"),
-        (lambda: Derivative("short"), r"lattice\.length = 'short': needs a positive length"),
+        (lambda: Derivative(0.0), r"lattice\.length = 0\.0: needs a length from 1e-6 to 1000"),
+        (lambda: Derivative(float("inf")), r"lattice\.length = inf: needs a length from 1e-6 to 1000"),
+        (lambda: Derivative("short"), r"lattice\.length = 'short': needs a length from 1e-6 to 1000"),
         (lambda: Derivative(0.1, None), r"lattice\.weights = None: Derivative\.tied needs True or False"),
         (lambda: Derivative().components(Grid(1, 2)), r"its stencils need 3 cells of width, not 2"),
         (lambda: Derivative().spread(0.1, GRID, (1.0,)), r'initial\.spread = .* "derivative" needs 3 numbers'),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError
-from bbdfield.model.activations import get_activation
+from bbdfield.model.activations import Activation, get_activation
 from bbdfield.model.ranges import Derivative, Kernel, Taps
 from bbdfield.model.scalings import SCALINGS, Critical, Plain, Residual
 from solvers.grids import Grid
@@ -225,7 +225,9 @@ def test_slopes_are_what_the_local_slope_can_be():
     slopes = Residual().slopes(gelu)
     z = np.linspace(-8, 8, 100_001)
     assert (slopes.min(), slopes.max()) == pytest.approx((gelu.df(z).min(), gelu.df(z).max()), abs=1e-3)
-    np.testing.assert_allclose(Plain().slopes(TANH, 0.5), np.linspace(1 - np.tanh(0.5) ** 2, 1, 5))
+    np.testing.assert_array_equal(Plain().slopes(TANH, 0.5), Plain().slopes(TANH))  # ẑ grows in the depth: no fewer
+    square = Activation("square", lambda z: z**2, lambda z: 2 * z, lambda z: 2 + 0 * z, lambda z: (z**2, 2 * z))
+    np.testing.assert_allclose(Plain().slopes(square, 50.0), np.linspace(-100, 100, 5))
     np.testing.assert_array_equal(Critical(KAPPA).slopes(TANH), np.zeros(5))
     np.testing.assert_allclose(Critical(KAPPA).slopes(TANH, 2.0), np.linspace(0, 3 * KAPPA * 4, 5))
 
@@ -246,6 +248,26 @@ def test_only_the_critical_scaling_insists_on_an_activation():
     Critical().check("tanh")
     with pytest.raises(InputError, match=r'lattice\.activation = "gelu": .* rescaled tanh; use activation = "tanh"'):
         Critical().check("gelu")
+
+
+def test_only_the_critical_scaling_needs_small_signals():
+    for law in (Residual(), Plain()):
+        law.check_amplitude(1e6, 1.0)
+    limit = np.sqrt(np.pi**2 / 12 / (KAPPA * 0.1))
+    Critical(KAPPA).check_amplitude(0.999 * limit, 0.1)
+    with pytest.raises(InputError, match=rf"lattice\.kappa = {KAPPA:g}: κ a_x ẑ² = 0\.824 .* 2 times as many layers"):
+        Critical(KAPPA).check_amplitude(1.001 * limit, 0.1)
+
+
+def test_critical_series_converges_up_to_its_limit_and_not_beyond():
+    """The coefficients of tanh, 2^{2n}(2^{2n} − 1) B_{2n}/(2n)!, at z²/r² = 3κa_xẑ²."""
+    from bbdfield.model.scalings.critical import SERIES
+
+    t = [1.0]  # tanh' = 1 − tanh²: (2n + 1) t_n = −Σ t_i t_{n−1−i}
+    for n in range(1, 200):
+        t.append(-sum(t[i] * t[n - 1 - i] for i in range(n)) / (2 * n + 1))
+    terms = [abs(t[199]) * (3 * factor * SERIES) ** 199 for factor in (0.9, 1.1)]
+    assert terms[0] < 1e-8 and terms[1] > 1e7
 
 
 def test_critical_activation_is_the_series_it_stands_for(fitted_order):

@@ -72,3 +72,20 @@ def test_local_rates_on_different_grids():
     assert "at $x$ = 0.75" in figure.get_suptitle()
     negative = {name: -values for name, values in local.items()}
     assert figure_local(np.array([0.0, 5.0]), x, negative).axes[0].collections[0].get_clim() == (-3.0, 3.0)
+
+
+def test_what_dies_out_leaves_gaps(tmp_path):
+    t, rate = rates(-np.inf)
+    figure = figure_rates(t, rate)
+    np.testing.assert_allclose(figure.axes[0].lines[1].get_ydata(), [1.1, 1.6, np.nan])
+    assert "dies out" in figure.get_suptitle()
+    assert save(figure, tmp_path / "a.png").stat().st_size > 10_000
+    x = {name: np.array([0.25, 0.75]) for name in ("lattice", "field")}
+    local = {name: np.array([[1.0, 2.0], [3.0, -np.inf]]) for name in x}
+    figure = figure_local(np.array([0.0, 5.0]), x, local)
+    assert figure.axes[0].collections[0].get_clim() == (0.0, 3.0)
+    assert "fastest at $x$ = 0.25" in figure.get_suptitle() and figure.get_suptitle().endswith("at most 0 off")
+    local = {name: np.full((2, 2), -np.inf) for name in x}
+    figure = figure_local(np.array([0.0, 5.0]), x, local)
+    assert "dies out" in figure.get_suptitle()
+    assert save(figure, tmp_path / "b.png").stat().st_size > 5_000

@@ -16,8 +16,8 @@ from bbdfield.model.activations import Activation, get_activation
 from bbdfield.model.architecture import FieldState, Kernel, Lattice
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.ranges import Derivative, Taps
+from bbdfield.model.regularisation import Regularised, cutoff_matrix
 from bbdfield.model.run import Run
-from bbdfield.model.scalings.cutoff import Regularised, cutoff_matrix
 from bbdfield.model.units import LatticeState
 from bbdfield.propagation.linearised import linearised_field, linearised_network, linearised_run
 from bbdfield.propagation.mean_field import MeanField

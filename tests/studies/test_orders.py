@@ -101,12 +101,14 @@ def test_every_combination_is_judged(study):
 def test_a_wrong_order_fails():
     """A theory that claimed an order too many would be found out, and so would errors that are not yet asymptotic."""
     fits = {key: (1.0, [1.0, 1.0]) for key in ("z", "w", "b")}
-    declared = dict.fromkeys(fits, 1.0)
-    assert orders._verdict(fits, declared) == "holds"
-    assert orders._verdict(fits, dict.fromkeys(fits, 2.0)) == "fails"
-    assert orders._verdict(fits, None) == "fails"
-    assert orders._verdict({**fits, "b": (1.0, [1.4, 0.6])}, declared) == "fails"
-    assert orders._verdict({**fits, "w": (None, [])}, declared) == "fails"
+    declared, finest = dict.fromkeys(fits, 1.0), {"error": dict.fromkeys(fits, 1e-3), "grid_error_by": None}
+    assert orders._verdict(fits, declared, finest) == "holds"
+    assert orders._verdict(fits, dict.fromkeys(fits, 2.0), finest) == "fails"
+    assert orders._verdict(fits, None, finest) == "fails"
+    assert orders._verdict({**fits, "b": (1.0, [1.4, 0.6])}, declared, finest) == "fails"
+    assert orders._verdict({**fits, "w": (None, [])}, declared, finest) == "fails"
+    floor = {"z": 1e-6, "w": 5e-4, "b": 1e-6, "loss": 0.0}  # the solver's own grid is half of the error of ŵ
+    assert orders._verdict(fits, declared, {**finest, "grid_error_by": floor}) == "fails"
 
 
 def test_each_combination_is_a_study_of_its_own(study):
@@ -154,6 +156,25 @@ def test_configuration_survives_writing():
         ("halvings = 2", "halving = 2", "ladder.2.halving: unknown key; did you mean ladder.2.halvings?"),
         ('scaling = "plain"\nrange = "kernel"', 'scaling = "plain"\nrange = "derivative"', "1/a_y²"),
         ('scaling = "plain"', 'scaling = "residual"', "stands in two of them"),
+        (
+            "training = { steps = 2, rates",
+            'training = { dynamics = "flow", steps = 2, rates',
+            "ladder.1.training.dynamics: is a key of",
+        ),
+        (
+            "lattice = { depth = [8, 16, 32] }",
+            'lattice = { scaling = "critical" }',
+            "ladder.0.lattice.scaling: is a key of",
+        ),
+        ("halvings = 2", "orders = [1]", 'ladder.2.orders: means nothing for spacing = "step"'),
+        ("orders = [1]", "orders = [1]\nhalvings = 4", 'ladder.1.halvings: means nothing for spacing = "a_x"'),
+        ("batch = 256, steps = 2", "batch = 4, steps = 2", "training.batch: needs all 256 training samples"),
+        ("halvings = 2", "lattice = { depth = [2, 4] }", "lattice.depth and lattice.width need one size each"),
+        (
+            'dynamics = ["leapfrog"]\nhalvings = 2\ntraining = { batch = 256, steps = 2, step = 0.5, damping = 2.0 }',
+            'dynamics = ["adaptive-flow"]\ntraining = { batch = 256, steps = 2, step = 0.5 }',
+            "chooses its steps itself",
+        ),
     ],
 )
 def test_refusals(old, new, message):
@@ -170,6 +191,14 @@ def test_refusals(old, new, message):
 def test_a_ladder_is_needed():
     with pytest.raises(InputError, match="ladder: is missing"):
         parse_config(SMALL[: SMALL.index("[[ladder]]")])
+
+
+def test_an_unstable_training_step_is_refused_by_its_name():
+    text = SMALL.replace("batch = 256, steps = 2, step = 0.5", "batch = 256, steps = 2, step = 5e4")
+    with pytest.raises(
+        InputError, match=r"step-residual-kernel-tied-circular-leapfrog: training\.step = 50000: unstable"
+    ):
+        orders.check(parse_config(text))
 
 
 def test_an_unstable_combination_is_refused_by_its_name():

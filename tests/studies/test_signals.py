@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from bbdfield.storage.sidecar import read_sidecar
 from bbdfield.studies import signals
 from bbdfield.studies.config import SignalsConfig, parse_config
 from bbdfield.studies.run import run_study
-from bbdfield.studies.signals import CAPTIONS, check, describe
+from bbdfield.studies.signals import CAPTIONS, check, describe, input_differences
 
 SMALL = """
 kind = "signals"
@@ -212,6 +213,88 @@ def test_other_scalings_and_ranges(folder, tmp_path, monkeypatch, changes):
     assert "±" in describe(config.model_dump(), scores).tables[0].rows[0][2]
 
 
+# what has no rate, and what has no difference
+
+
+FEW = ("training.steps=2", "signals.networks=1", "signals.settle=0", "signals.layers=2", "output.figures=true")
+
+
+@pytest.fixture
+def small_map(monkeypatch):
+    monkeypatch.setattr(signals, "MAP_WEIGHTS", 4)
+    monkeypatch.setattr(signals, "MAP_BIASES", 3)
+
+
+def test_a_network_that_passes_every_change_on_unchanged(folder, tmp_path, small_map):
+    """No weights, and none learned: Λ = 0 but for rounding, no depth scale, and nothing to divide by."""
+    still = ("initial.weight=0", "initial.bias=0", "training.rates={ w = 0, b = 0, r = 1 }")
+    scores = run_study(parsed(folder, *FEW, *still), tmp_path / "run", workers=1, say=silent)
+    trained = scores["signals"]["trained"]
+    for system in ("lattice", "field"):
+        for direction in ("leading", "inputs", "random"):
+            assert trained["rate"][system][direction] == pytest.approx([0, 0], abs=1e-14)
+            assert trained["depth_scale"][system][direction] == [None, None]
+    described = describe(parsed(folder).model_dump(), scores)
+    assert "at the end changes along it keep their size. Differences" in described.message
+    assert re.search(r"agree with the network's to [^,]*\.$", described.message)
+    assert "Differences of inputs keep their size at 0.00 (at first 0.00)" in described.message
+
+
+def test_a_network_in_which_every_change_dies_out(folder, tmp_path, small_map):
+    """A plain network without weights: rates of −∞ are no numbers for scores.json, and have words of their own."""
+    dead = ("lattice.scaling=plain", "initial.weight=0", "initial.bias=0", "training.rates={ w = 0, b = 0, r = 1 }")
+    config = parsed(folder, *FEW, *dead, "field.n_x=16", "training.step=0.01")
+    scores = run_study(config, tmp_path / "run", workers=1, say=silent)
+    trained = json.loads((tmp_path / "run" / "scores.json").read_text())["signals"]["trained"]
+    assert trained == scores["signals"]["trained"]
+    for direction in ("leading", "inputs", "random"):
+        assert trained["rate"]["lattice"][direction] == [None, None]
+        assert trained["depth_scale"]["lattice"][direction] == [0, 0]
+        assert trained["rate"]["field"][direction][0] < 0  # which falls exponentially in its own layers
+        assert trained["difference"][direction] is None
+    described = describe(config.model_dump(), scores)
+    assert described.message.endswith("dies out on its way through the depth, before and after training.")
+    assert described.tables[2].rows[0][1:4] == ["–", "–", "0.00"]
+
+
+def test_words_without_numbers(finished):
+    trained = json.loads(json.dumps(finished[1]["signals"]["trained"]))
+    trained["rate"]["lattice"]["inputs"][-1] = None
+    trained["difference"]["leading"] = None
+    words = describe(
+        parsed(finished[0].parent).model_dump(), {"signals": finished[1]["signals"] | {"trained": trained}}
+    ).message
+    assert "Differences of inputs die out at −∞ (at first" in words
+    assert words.endswith("In the network or in the field theory, but not in both, a leading direction dies out.")
+
+
+def test_differences_skip_samples_that_are_alike():
+    a, b = np.random.default_rng(0).standard_normal((2, 4, 3))
+    distinct = np.stack([a, b, a + b], axis=-1)
+    np.testing.assert_array_equal(input_differences(distinct), np.roll(distinct, 1, axis=-1) - distinct)
+    found = input_differences(np.stack([a, a, b, a], axis=-1))
+    np.testing.assert_array_equal(found, np.stack([b - a, b - a, a - b, b - a], axis=-1))
+    assert not input_differences(np.stack([a, a], axis=-1)).any()
+
+
+def test_repeated_probe_samples(folder, tmp_path, small_map):
+    """Neighbours that are alike have a difference to another one; if all are alike there is nothing to follow."""
+    with np.load(folder / "data.npz") as stored:
+        arrays = dict(stored)
+    x_test = arrays["x_test"].copy()
+    x_test[1] = x_test[0]
+    np.savez(tmp_path / "data.npz", **(arrays | {"x_test": x_test}))
+    scores = run_study(parsed(tmp_path, *FEW), tmp_path / "run", workers=1, say=silent)
+    assert np.isfinite(scores["signals"]["trained"]["rate"]["field"]["inputs"]).all()
+    rates = read_sidecar(tmp_path / "run" / "signals.h5").arrays["lattice_inputs_rate"]
+    np.testing.assert_array_equal(rates[:, 0], rates[:, 1])
+    assert (rates[:, 0] != rates[:, 2]).all()
+    np.savez(tmp_path / "data.npz", **(arrays | {"x_test": np.repeat(x_test[:1], 9, axis=0)}))
+    with pytest.raises(InputError, match=r"^training\.probe: the 3 probe samples are all alike, .*; use more"):
+        run_study(parsed(tmp_path, *FEW), tmp_path / "alike", workers=1, say=silent)
+    assert not (tmp_path / "alike").exists()
+
+
 # what is refused
 
 
@@ -241,6 +324,7 @@ PAIRS = "needs a list of pairs [σ_w², σ_b²] of numbers from 0 to 1000"
         ("field.orders=[1]", "field.orders: unknown key; did you mean field.order?"),
         ("field.order=2", "field.order: needs a whole number from 0 to 1 (got 2)"),
         ("field.width_order=1", 'field.width_order: lattice.range = "kernel" has no expansion in a_y'),
+        ("training.probe=1", "training.probe: needs two samples or more, whose difference is followed (got 1)"),
         ("initial.correlation_x=0", "initial.correlation_x: independent values are no field"),
         ("lattice.depth=[8, 16]", "lattice.depth: needs one size, since one network is studied (got [8, 16])"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,18 @@ from bbdfield.lattice.network import Network
 from bbdfield.model.activations import get_activation
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Run
-from bbdfield.storage.sidecar import read_sidecar
+from bbdfield.storage.sidecar import read_sidecar, write_sidecar
 from bbdfield.studies.config import ValidityConfig, parse_config
 from bbdfield.studies.run import run_study
 from bbdfield.studies.validity import (
+    Job,
     average,
     describe,
+    exact,
     initial_of,
     lattice_of,
     limit_of,
+    run_job,
     share_of_mean,
     statistics,
 )
@@ -211,6 +215,53 @@ def test_scores_are_bitwise_the_same_and_resuming_is_harmless(folder):
     (folder / "one" / "field-scores-ratio4-seed4.h5").unlink()  # as after a kill
     run_study(parsed(folder, *few), folder / "one", resume=True, workers=1, say=silent)
     assert (folder / "one" / "scores.json").read_bytes() == text
+
+
+def test_ratios_that_are_nearly_equal_have_networks_of_their_own(folder):
+    near = ("validity.ratios=[1.0, 1.0000001]", "validity.windows=[2]", "field.orders=[1]", "validity.seeds=1")
+    scores = run_study(parsed(folder, *near), folder / "run", workers=2, say=silent)
+    names = {f"{part}-ratio{ratio}-seed3.h5" for part in ("lattice", "field-scores") for ratio in ("1", "1.0000001")}
+    assert {path.name for path in (folder / "run").glob("*-ratio*")} == names
+    one, other = (entry["over_trivial"]["z"]["mean"] for entry in scores["validity"]["points"])
+    assert one != other and one == pytest.approx(other, rel=1e-4)
+    head = describe(parsed(folder).model_dump(), scores).tables[0].head
+    assert head == ["window (layers)", "ℓ/a = 1", "ℓ/a = 1.0000001"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "0"), (16, "16"), (0.1 + 0.2, "0.30000000000000004"), (1e-7, "1e-07"), (2.5, "2.5")]
+)
+def test_exact_text(value, text):
+    assert exact(value) == text and float(text) == value
+
+
+@pytest.mark.parametrize(
+    ("job", "override", "difference"),
+    [
+        (Job(2.0, 3, True), "validity.seeds=2", "ratio = 1.0, not 2.0"),
+        (Job(1.0, 4, True), "validity.seeds=2", "seed = 3, not 4"),
+        (Job(1.0, 3, False), "validity.seeds=2", "first = True, not False"),
+        (Job(1.0, 3, True), "validity.windows=[0.0, 2.0]", "validity.windows = [0.0, 2.0, 6.0], not [0.0, 2.0]"),
+        (Job(1.0, 3, True), "training.steps=7", "training.steps = 6, not 7"),
+    ],
+)
+def test_a_finished_job_of_another_configuration_is_refused(finished, tmp_path, job, override, difference):
+    """Also where its name is that of this job: what it was told is compared."""
+    there = finished[0] / Job(1.0, 3, True).scores_file
+    shutil.copy(there, tmp_path / job.scores_file)
+    config = parsed(finished[0].parent, override)
+    with pytest.raises(InputError) as caught:
+        run_job(job, config, tmp_path, None)
+    line = f"{tmp_path / job.scores_file}: is of another configuration ({difference}); remove it"
+    assert str(caught.value) == line
+    run_job(Job(1.0, 3, True), parsed(finished[0].parent, "output.figures=false"), finished[0], None)  # its own
+
+
+def test_a_finished_job_must_be_of_this_kind(finished, tmp_path):
+    job = Job(1.0, 3, True)
+    write_sidecar(tmp_path / job.scores_file, kind="signals", config={}, arrays={})
+    with pytest.raises(InputError, match=r"holds arrays of kind 'signals', not 'validity'; remove it$"):
+        run_job(job, parsed(finished[0].parent), tmp_path, None)
 
 
 # the networks

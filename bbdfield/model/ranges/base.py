@@ -22,14 +22,25 @@ class Range(ABC):
 
     name : as it is called in configurations.   dimension : of the component axis in files.
     width_orders : orders in a_y in which its operator can be expanded; () if the limit is exact.
-    bounded : whether the lattice's operator stays bounded as a_y → 0.
+    lattice_bounded : whether the lattice's operator stays bounded as a_y → 0.
+    key : its own key in [lattice] of a configuration, the first field of the class; `needs`, `default` (None: must be
+    given) and `words` say what the key takes, and how the weights are described.
     """
 
     name: ClassVar[str]
     dimension: ClassVar[str]
     width_orders: ClassVar[tuple[int, ...]] = ()
-    bounded: ClassVar[bool] = True
+    lattice_bounded: ClassVar[bool] = True
+    key: ClassVar[str]
+    needs: ClassVar[str]
+    default: ClassVar[Any] = None
+    words: ClassVar[str]
     tied: bool
+
+    @classmethod
+    @abstractmethod
+    def read(cls, value: Any) -> Any:
+        """The key's value from a configuration; raises ValueError or InputError for what `needs` excludes."""
 
     # the lattice
 

@@ -28,17 +28,25 @@ class Derivative(Range):
 
     name: ClassVar[str] = "derivative"
     dimension: ClassVar[str] = "moment"
-    bounded: ClassVar[bool] = False
+    lattice_bounded: ClassVar[bool] = False
+    key: ClassVar[str] = "length"
+    needs: ClassVar[str] = "a length from 1e-6 to 1000"
+    default: ClassVar[Any] = 0.1
+    words: ClassVar[str] = "derivative weights (moments of length {})"
 
     length: float = 0.1
     tied: bool = False
 
     def __post_init__(self) -> None:
         number = isinstance(self.length, (int, float)) and not isinstance(self.length, bool)
-        if not (number and 0 < self.length < float("inf")):
-            raise InputError(f"lattice.length = {self.length!r}: needs a positive length")
+        if not (number and 1e-6 <= self.length <= 1e3):
+            raise InputError(f"lattice.length = {self.length!r}: needs {self.needs}")
         if not isinstance(self.tied, bool):
             raise InputError(f"lattice.weights = {self.tied!r}: Derivative.tied needs True or False")
+
+    @classmethod
+    def read(cls, value: Any) -> float:
+        return float(cls(value).length)
 
     def components(self, grid: Grid) -> np.ndarray:
         if grid.n_y < 3:

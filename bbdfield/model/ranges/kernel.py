@@ -7,6 +7,7 @@ bounded, so always well posed; the lattice is its midpoint rule, second order in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,8 @@ from solvers.grids import Grid
 from solvers.interpolation import average_matrix, interpolation_matrix
 from solvers.width import KernelOperator
 
+_FRACTION = re.compile(r"\d{1,9}/\d{1,9}")
+
 
 @dataclass(frozen=True)
 class Kernel(Range):
@@ -31,6 +34,11 @@ class Kernel(Range):
 
     name: ClassVar[str] = "kernel"
     dimension: ClassVar[str] = "u"
+    key: ClassVar[str] = "radius"
+    needs: ClassVar[str] = (
+        'a number > 0, or a fraction such as "11/80", at most 0.5: a wider kernel does not fit into the lattice'
+    )
+    words: ClassVar[str] = "kernel weights of radius {}"
 
     radius: float
     tied: bool = True
@@ -46,6 +54,15 @@ class Kernel(Range):
         if not isinstance(self.tied, bool):
             raise InputError(f"lattice.weights = {self.tied!r}: Kernel.tied needs True or False")
         object.__setattr__(self, "radius", radius)
+
+    @classmethod
+    def read(cls, value: Any) -> float | str:
+        text = isinstance(value, str) and _FRACTION.fullmatch(value)
+        if not text and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(value)
+        if not 1e-6 <= cls(value).radius <= 0.5:
+            raise ValueError(value)
+        return str(value) if text else float(value)
 
     def components(self, grid: Grid) -> np.ndarray:
         return grid.taps(self.radius)

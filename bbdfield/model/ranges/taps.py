@@ -29,6 +29,10 @@ class Taps(Range):
 
     name: ClassVar[str] = "taps"
     dimension: ClassVar[str] = "tap"
+    key: ClassVar[str] = "taps"
+    needs: ClassVar[str] = "an odd number of taps from 1 to 1001, as many to the left as to the right"
+    default: ClassVar[Any] = 3
+    words: ClassVar[str] = "weights to the {} nearest cells"
     width_orders: ClassVar[tuple[int, ...]] = (0, 1, 2)
 
     count: int = 3
@@ -39,6 +43,13 @@ class Taps(Range):
             raise InputError(f"lattice.taps = {self.count!r}: needs an odd number of taps, such as 3")
         if not isinstance(self.tied, bool):
             raise InputError(f"lattice.weights = {self.tied!r}: Taps.tied needs True or False")
+
+    @classmethod
+    def read(cls, value: Any) -> int:
+        count = cls(value).count
+        if count > 1001:
+            raise ValueError(value)
+        return count
 
     def components(self, grid: Grid) -> np.ndarray:
         if self.count > grid.n_y:

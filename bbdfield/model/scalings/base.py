@@ -68,6 +68,9 @@ class Scaling(ABC):
     def check(self, activation: str) -> None:  # noqa: B027 - most scalings take every activation
         """Refuse an activation for which this scaling has no meaning (InputError)."""
 
+    def check_amplitude(self, largest: float, a_x: float) -> None:  # noqa: B027 - most need no small ẑ
+        """Refuse signals up to |ẑ| = `largest` where G_n is an expansion in ẑ that they leave (InputError)."""
+
     def activation(self, activation: Activation, a_x: float) -> Activation:
         """σ_a, the lattice's activation at spacing a_x."""
         return activation
@@ -83,8 +86,8 @@ class Scaling(ABC):
         """
 
     def slopes(self, activation: Activation, largest: float = 0.0) -> np.ndarray:
-        """Values that the local slope in `linearised` may take: σ' for |ẑ| up to `largest` (0: for any ẑ)."""
-        z = np.linspace(-(largest or 8.0), largest or 8.0, 801)
+        """Values that the local slope in `linearised` may take: σ' for any |ẑ| up to 8, and up to `largest`."""
+        z = np.concatenate([np.linspace(-reach, reach, 801) for reach in (8.0, max(largest, 8.0))])
         slope = activation.df(z)
         return np.linspace(float(np.min(slope)), float(np.max(slope)), 5)
 

@@ -27,6 +27,9 @@ from bbdfield.model.scalings.base import BulkEquation, Coefficients, Scaling, Wi
 
 Array = Any
 
+#: κ a_x ẑ² at which the series of the activation ceases to converge
+SERIES = math.pi**2 / 12
+
 
 @dataclass(frozen=True)
 class Critical(Scaling):
@@ -43,6 +46,17 @@ class Critical(Scaling):
             raise InputError(
                 f'lattice.activation = "{activation}": lattice.scaling = "critical" is the cubic expansion of a'
                 ' rescaled tanh; use activation = "tanh", or scaling = "residual"'
+            )
+
+    def check_amplitude(self, largest: float, a_x: float) -> None:
+        """G_n is cut out of the series of r tanh(z/r), which converges for |z/r| < π/2: κ a_x ẑ² < π²/12."""
+        small = self.kappa * a_x * largest**2
+        if small > SERIES:
+            raise InputError(
+                f"lattice.kappa = {self.kappa:g}: κ a_x ẑ² = {small:.3g} for inputs up to |ẑ| = {largest:.3g}, but the"
+                f" cubic theory is a series that diverges beyond {SERIES:.2f};"
+                f" use kappa = {0.95 * self.kappa * SERIES / small:.2g} or less,"
+                f" or {math.ceil(small / SERIES)} times as many layers"
             )
 
     def unit(self, a_x: float) -> float:
