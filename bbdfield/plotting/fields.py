@@ -31,7 +31,7 @@ Channel = int | tuple[int, int]
 class Plane:
     """What one image shows: values (horizontal, vertical), the edges of its cells, and its labels.
 
-    Edges are in units of L_x (horizontal) and L_y (vertical).
+    Edges are in units of L_x (horizontal) and L_y (vertical); vertical_ticks are given where the vertical axis counts.
     """
 
     values: np.ndarray
@@ -40,6 +40,7 @@ class Plane:
     vertical_label: str
     symbol: str
     component: str
+    vertical_ticks: tuple[int, ...] = ()
 
 
 def plane(
@@ -76,12 +77,19 @@ def plane(
         state = restrict(state, grid)
     if quantity == "b":
         return Plane(state.b[:, :, out], _cells(grid.n_x), _cells(grid.n_y), style.Y_LABEL, symbol, f"channel {out}")
-    weights, label = state.w, style.U_LABEL
-    if not run.lattice.range.tied:
+    weights, of = state.w, run.lattice.range
+    label = style.U_LABEL if of.dimension == "u" else of.dimension
+    if not of.tied:
         weights, label = weights[:, grid.n_y // 2], f"{label}, mid-width"
+    component = f"channels {into} → {out}"
+    if of.dimension != "u":
+        counted = of.components(grid)
+        edges = np.append(counted - 0.5, counted[-1] + 0.5)
+        ticks = tuple(int(k) for k in counted)
+        return Plane(weights[:, out, :, into], _cells(grid.n_x), edges, label, symbol, component, ticks)
     half = weights.shape[-2] // 2
     taps = (np.arange(2 * half + 2) - half - 0.5) / grid.n_y
-    return Plane(weights[:, out, :, into], _cells(grid.n_x), taps, label, symbol, f"channels {into} → {out}")
+    return Plane(weights[:, out, :, into], _cells(grid.n_x), taps, label, symbol, component)
 
 
 def draw_plane(ax: Axes, content: Plane, limit: float, *, colormap: str = style.SIGNED) -> QuadMesh:
@@ -93,7 +101,9 @@ def draw_plane(ax: Axes, content: Plane, limit: float, *, colormap: str = style.
     ax.set_xlim(content.horizontal[0], content.horizontal[-1])
     ax.set_ylim(content.vertical[0], content.vertical[-1])
     ax.set_xticks([0, 0.5, 1], ["0", ".5", "1"])
-    if content.vertical[0] == 0:
+    if content.vertical_ticks:
+        ax.set_yticks(content.vertical_ticks)
+    elif content.vertical[0] == 0:
         ax.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
     else:
         reach = float(f"{0.75 * content.vertical[-1]:.1g}")

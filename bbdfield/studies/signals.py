@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import simulate
-from bbdfield.fields.well_posedness import check_start
+from bbdfield.fields.well_posedness import check_start, largest_input
 from bbdfield.lattice.sharpness import check_training_step, stability_limit
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import is_built_in
@@ -129,7 +129,8 @@ def check(config: SignalsConfig) -> str:
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
     sharp = check_training_step(LatticeSystem(lattice, boundary, start))
     fields = config.initial_fields(lattice).on(config.field_grid())
-    check_start(fields, config.field.order, get_scheme(config.field.depth_scheme), **config.theory())
+    scheme, largest = get_scheme(config.field.depth_scheme), largest_input(boundary, config.field_grid().n_y)
+    check_start(fields, config.field.order, scheme, largest=largest, **config.theory())
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     return f"{get_backend(config.field.backend).description}; {stable}"
 

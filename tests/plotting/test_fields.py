@@ -243,3 +243,20 @@ def test_zero_fields_have_a_scale(runs):
     content = replace(fields.plane(runs[0], "b", 0), values=np.zeros((6, 10)))
     assert style.symmetric_limit(content.values) == 1.0
     assert style.symmetric_limit(np.array([-3.0, 2.0, np.nan])) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "label", "counted"),
+    [(bbdfield.Taps(5, tied=True), "tap", (-2, -1, 0, 1, 2)), (bbdfield.Derivative(), "moment, mid-width", (0, 1, 2))],
+)
+def test_taps_and_moments_are_counted(signals, problems, tmp_path, kind, label, counted):
+    """The vertical axis of their ŵ is a number, not a length; each row is one of them."""
+    lattice = replace(problems.lattice(depth=12, padding="circular"), range=kind)
+    law = problems.training(steps=1, rates=(0.1, 0.1, 0.1))
+    initial = bbdfield.InitialFields(lattice, weight=0.2)
+    with bbdfield.train(lattice, signals, law, initial=initial, out=tmp_path / "lattice.h5") as run:
+        shown = fields.plane(run, "w", 0)
+        assert shown.vertical_label == label and shown.vertical_ticks == counted
+        np.testing.assert_array_equal(shown.vertical, np.arange(len(counted) + 1) + counted[0] - 0.5)
+        w = run.fields(0).w if kind.tied else run.fields(0).w[:, 5]
+        np.testing.assert_array_equal(shown.values, w[:, 0, :, 0])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bbdfield.errors import InputError, NumericsError
+from bbdfield.model import activations
 from bbdfield.model.activations import register_activation
 from bbdfield.studies.config import StudyConfig, parse_config
 from bbdfield.studies.continuum import Plan
@@ -179,8 +180,9 @@ def test_an_unstable_depth_step_is_refused_before_anything_is_written(config: St
 
 
 def test_an_activation_of_the_users_own_works_whatever_the_number_of_processes(
-    config: StudyConfig, tmp_path: Path
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(activations, "_REGISTERED", {})  # other tests must not meet it
     register_activation("soft-sine", np.sin, np.cos, lambda z: -np.sin(z))
     mine = changed(config, "readout_modes = 4", 'readout_modes = 4\nactivation = "soft-sine"')
     scores = run_study(mine, tmp_path / "run", workers=2, say=silent)
