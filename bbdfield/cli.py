@@ -9,6 +9,7 @@ What is slow to import is imported inside the commands, so that ``bbdfield --hel
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import sys
@@ -452,7 +453,10 @@ def simulate(
             progress=progress.of(f"field order {order} on {grid.n_x}x{grid.n_y}"),
         )
     with recorded:
-        click.echo(f"integrated by {device.description}", err=True)
+        told = f"integrated by {device.description}"
+        if ill_posed == "cutoff":
+            told += f"; waves above π/a_y = {math.pi / recorded.lattice.a_y:.4g} were cut off"
+        click.echo(told, err=True)
         _print_summary(recorded)
 
 

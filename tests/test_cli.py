@@ -356,10 +356,30 @@ def test_lattice_and_field_that_do_not_belong_together(refused, here, override, 
         (["--n-y", "9"], "kernel radius 0.1875 is not on a cell edge of width 9"),
         (["--n-x", "one"], "Invalid value for '--n-x': 'one' is not a valid integer"),
         (["--overwrite", "--resume"], "--overwrite and --resume exclude each other"),
+        (["--width-order", "1"], 'field.width_order = 1: not defined for lattice.range = "kernel"; remove it'),
+        (["--ill-posed", "cutoff"], '"kernel" is a bounded operator, of which there is nothing to cut off'),
+        (["--ill-posed", "ignore"], "field.ill_posed = 'ignore': use one of refuse, cutoff"),
     ],
 )
 def test_simulate_refuses(refused, arguments, words):
     assert words in refused("simulate", "lattice.h5", "--out", "new.h5", *arguments)
+
+
+def test_an_ill_posed_theory_is_refused_with_exit_code_3_and_runs_behind_a_cutoff(here, capsys):
+    """The shipped example, on four times the lattice's cells."""
+    example = str(Path(__file__).parents[1] / "experiments" / "cutoff.toml")
+    small = ["--set", "training.steps=1", "--set", "lattice.depth=32"]
+    assert main(["run", example, "--out", "ill", *small, "--set", "field.ill_posed=refuse"]) == 3
+    assert capsys.readouterr().err.startswith("bbdfield: ill posed at t = 0: waves of wave number")
+    assert not Path("ill").exists()
+    assert main(["train", example, "--out", "taps.h5", *small]) == 0
+    field = ["simulate", "taps.h5", "--out", "cut.h5", "--n-x", "16", "--n-y", "96"]
+    assert main(field) == 3 and not Path("cut.h5").exists()
+    capsys.readouterr()
+    assert main([*field, "--ill-posed", "cutoff"]) == 0
+    assert "waves above π/a_y = 75.4 were cut off" in capsys.readouterr().err
+    with bbdfield.Run("cut.h5") as run:
+        assert np.isfinite(run.z(-1)).all() and run.config["field"]["ill_posed"] == "cutoff"
 
 
 def test_simulate_refuses_an_unstable_depth_step(refused):
