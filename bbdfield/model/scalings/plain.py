@@ -76,18 +76,19 @@ class GradientExpansion:
         s, slope = self.activation.value_and_slope(z)
         matrix = self._matrix(c[0], slope)
         g = self._solve(matrix, self.rate * (self.operator.apply(c[0], s) + c[1][..., None] - z))
-        return g, (z, s, slope, matrix, g)
+        return g, (z, s, slope, g)  # S is made again where it is needed: tapes of it would fill the memory
 
     def tangent(self, tape: Any, c: Coefficients, dz: Array, dc: Coefficients) -> Array:
-        z, s, slope, matrix, g = tape
+        z, s, slope, g = tape
         apply, second = self.operator.apply, self.activation.d2f(z)
         right = self.rate * (apply(c[0], slope * dz) + apply(dc[0], s) + dc[1][..., None] - dz)
-        return self._solve(matrix, right - apply(c[0], second * dz * g) - apply(dc[0], slope * g))
+        right = right - apply(c[0], second * dz * g) - apply(dc[0], slope * g)
+        return self._solve(self._matrix(c[0], slope), right)
 
     def adjoint(self, tape: Any, c: Coefficients, g: Array) -> tuple[Array, Coefficients]:
-        z, s, slope, matrix, flow = tape
+        z, s, slope, flow = tape
         operator, second, rate = self.operator, self.activation.d2f(z), self.rate
-        p = self._solve(operator.xp.permute_dims(matrix, (0, 2, 1)), g)
+        p = self._solve(operator.xp.permute_dims(self._matrix(c[0], slope), (0, 2, 1)), g)
         pulled = operator.adjoint_state(c[0], p)
         z_bar = rate * (slope * pulled - p) - second * flow * pulled
         w_bar = rate * operator.adjoint_weights(s, p) - operator.adjoint_weights(slope * flow, p)
