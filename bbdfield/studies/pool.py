@@ -67,10 +67,10 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     listener = threading.Thread(target=_listen, args=(reports, report), daemon=True)
-    listener.start()
     pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
     try:
-        with _workers_ignore_interrupts():
+        with _interrupts_held():
+            listener.start()
             futures = [pool.submit(_work, run_job, job, config, out) for job in jobs]
         done, _ = wait(futures, return_when=FIRST_EXCEPTION)
         for future in done:
@@ -84,7 +84,8 @@ def run_jobs(
     finally:
         pool.shutdown(cancel_futures=True)
         reports.put(None)
-        listener.join(timeout=5)
+        if listener.ident is not None:
+            listener.join(timeout=5)
 
 
 _reports: Any = None  # in a worker: where progress goes
@@ -109,18 +110,20 @@ def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> 
 
 
 @contextmanager
-def _workers_ignore_interrupts() -> Iterator[None]:
-    """Ctrl-C reaches the whole process group, but this process alone decides: children started here inherit
-    "ignore".
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C reaches the whole process group, but this process alone decides.
+
+    Children started here inherit a mask in which the interrupt is blocked for good; one that arrives meanwhile waits
+    and takes effect here at the end. (Where there are no masks, workers print a traceback before they stop.)
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _labelled(report: JobProgress, label: str) -> Progress:
