@@ -113,17 +113,23 @@ def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> 
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C reaches the whole process group, but this process alone decides.
 
-    Children started here inherit a mask in which the interrupt is blocked for good; one that arrives meanwhile waits
-    and takes effect here at the end. (Where there are no masks, workers print a traceback before they stop.)
+    Children started here inherit a mask in which the interrupt is blocked for good. One that arrives meanwhile, through
+    whichever thread, waits and takes effect at the end. (Where there are no masks, workers print a traceback before
+    they stop.)
     """
-    if not hasattr(signal, "pthread_sigmask"):
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    arrived: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _labelled(report: JobProgress, label: str) -> Progress:
