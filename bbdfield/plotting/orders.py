@@ -123,7 +123,8 @@ def draw_slopes(ax: Axes, rows: Sequence[Row]) -> None:
             if declared is not None:
                 ax.loglog(h, (h / h[0]) ** declared, ":", color=DARK, lw=0.9)
     ax.legend(loc="lower right", fontsize=7.5, handlelength=1.2)
-    ticks = [h for h in rows[0]["spacings"]]
+    every = sorted({h for row in rows for h in row["spacings"]})
+    ticks = every[:: -(-len(every) // 5)]
     ax.set_xticks(ticks, [f"1/{round(1 / h)}" for h in ticks], fontsize=8)
     ax.minorticks_off()
     if all(row["declared"] is None for row in rows):
