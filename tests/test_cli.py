@@ -537,6 +537,11 @@ def test_interrupted_run_goes_on(here, finished, capsys, monkeypatch):
     assert Path("run/scores.json").read_bytes() == (finished / "scores.json").read_bytes()
 
 
+def _take_interrupts() -> None:
+    """In a child: a shell makes background jobs ignore interrupts, and children would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_interrupt_from_the_keyboard_stops_all_processes(here):
     """Ctrl-C reaches the workers too: none may print a traceback, or go on until its jobs are done."""
     long = ["--set", "training.steps=1000000", "--out", "run", "--workers", "2"]
@@ -547,6 +552,7 @@ def test_interrupt_from_the_keyboard_stops_all_processes(here):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_take_interrupts,
     )
     try:
         deadline = time.monotonic() + 60

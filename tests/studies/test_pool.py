@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import os, signal, subprocess, sys
 from bbdfield.studies.pool import _interrupts_held
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore it
 ask = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 reached = []
 try:
