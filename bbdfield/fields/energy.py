@@ -217,7 +217,7 @@ def _currents(system: FieldSystem, velocities: list[State], z0: Array, targets: 
     result = [np.zeros((system.grid.n_x + 1, system.grid.n_y)) for _ in velocities]
     for first in range(0, samples, CHUNK):
         part = slice(first, min(first + CHUNK, samples))
-        start = backend.to_device(np.ascontiguousarray(z0[..., part]))
+        start = system.start(z0[..., part])
         sweep = system.march.forward(start, nodes)
         _, last, _ = system.output(sweep.z[-1], system.u[2], backend.to_device(targets[part]))
         cotangents = system.march.adjoint(sweep, nodes, last, lambda _node, _bars: None)

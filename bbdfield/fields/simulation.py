@@ -116,7 +116,7 @@ class FieldSystem:
 
     # space
 
-    def _start(self, z0: np.ndarray) -> Array:
+    def start(self, z0: np.ndarray) -> Array:
         """ẑ(0, y) on the device."""
         return self._project(self.backend.to_device(np.ascontiguousarray(z0)))
 
@@ -171,7 +171,7 @@ class FieldSystem:
         self, u: tuple[Array, ...], nodes: tuple[Array, Array], z0: np.ndarray, targets: np.ndarray
     ) -> tuple[float, tuple[Array, ...]]:
         xp, to_device = self.xp, self.backend.to_device
-        sweep = self.march.forward(self._start(z0), nodes)
+        sweep = self.march.forward(self.start(z0), nodes)
         loss, lam, r_bar = self.output(sweep.z[-1], u[2], to_device(targets))
         w_bar, b_bar = xp.zeros_like(nodes[0]), xp.zeros_like(nodes[1])
 
@@ -228,7 +228,7 @@ class FieldSystem:
 
     def probe(self) -> np.ndarray:
         """ẑ (n_x + 1, n_y, C, B) on the probe set."""
-        z0 = self._start(self.boundary.probe_input(self.grid.n_y))
+        z0 = self.start(self.boundary.probe_input(self.grid.n_y))
         sweep = self.march.forward(z0, self._nodes(self.u), keep=False)
         z = np.stack([self.backend.to_numpy(z) for z in sweep.z])
         self._seen = float(np.max(np.abs(z)))
@@ -239,7 +239,7 @@ class FieldSystem:
         nodes = self._nodes(self.u)
         parts = []
         for first in range(0, len(x), CHUNK):
-            z0 = self._start(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
+            z0 = self.start(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
             z_end = self.march.forward(z0, nodes, keep=False).z[-1]
             parts.append(self.backend.to_numpy(self._logits(z_end, self.u[2])[0]))
         return np.concatenate(parts)

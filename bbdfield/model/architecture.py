@@ -91,7 +91,7 @@ class Lattice:
         get_activation(self.activation)
         get_loss(self.loss)
         if self.scaling == Critical.name:
-            object.__setattr__(self, "kappa", 1.0 if self.kappa is None else self.kappa)
+            object.__setattr__(self, "kappa", Critical.kappa if self.kappa is None else self.kappa)
             _require(_finite(self.kappa) and self.kappa > 0, "lattice.kappa", self.kappa, "needs a coupling > 0")  # type: ignore[operator]
         elif self.kappa is not None:
             raise InputError(

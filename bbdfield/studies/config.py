@@ -249,15 +249,19 @@ def _numbers(value: Any) -> tuple[float, ...]:
     return tuple(map(float, value))
 
 
-def _breakings(value: Any) -> tuple[float, ...]:
-    needs = "an increasing list of sizes ε with 1e-8 <= ε <= 1"
-    if not isinstance(value, (list, tuple)) or not value:
-        raise _refuse(needs, value)
-    if not all(isinstance(size, (int, float)) and not isinstance(size, bool) and 1e-8 <= size <= 1 for size in value):
-        raise _refuse(needs, list(value))
-    if any(b <= a for a, b in itertools.pairwise(value)):
-        raise _refuse("its sizes in increasing order, each once", list(value))
-    return tuple(map(float, value))
+def _increasing(what: str, least: float, most: float, needs: str) -> PlainValidator:
+    """An increasing list of numbers in a range."""
+
+    def check(value: Any) -> tuple[float, ...]:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise _refuse(needs, value)
+        if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and least <= n <= most for n in value):
+            raise _refuse(needs, list(value))
+        if any(b <= a for a, b in itertools.pairwise(value)):
+            raise _refuse(f"its {what} in increasing order, each once", list(value))
+        return tuple(map(float, value))
+
+    return PlainValidator(check)
 
 
 def _window(value: Any) -> tuple[int, int]:
@@ -286,17 +290,6 @@ def _biases(value: Any) -> tuple[float, ...]:
     return tuple(map(float, value))
 
 
-def _multiples(value: Any) -> tuple[float, ...]:
-    needs = "an increasing list of numbers from 0 to 1000"
-    if not isinstance(value, (list, tuple)) or not value:
-        raise _refuse(needs, value)
-    if not all(isinstance(n, (int, float)) and not isinstance(n, bool) and 0 <= n <= 1000 for n in value):
-        raise _refuse(needs, list(value))
-    if any(b <= a for a, b in itertools.pairwise(value)):
-        raise _refuse("its numbers in increasing order, each once", list(value))
-    return tuple(map(float, value))
-
-
 def _layer_widths(value: Any) -> tuple[int, ...]:
     if not isinstance(value, (list, tuple)) or not value or not all(_is_whole(v, 1, 100_000) for v in value):
         raise _refuse("a list of widths, whole numbers from 1 to 100000", value)
@@ -314,6 +307,8 @@ def _positive(x: float) -> bool:
 _AMPLITUDE = _number(_nonnegative, "a number >= 0")
 _LENGTH = _number(lambda x: x == 0 or 1e-3 <= x <= 1e3, "a length from 0.001 to 1000, or 0 for independent values")
 _NUMBERS = PlainValidator(_numbers)
+_BREAKINGS = _increasing("sizes", 1e-8, 1.0, "an increasing list of sizes ε with 1e-8 <= ε <= 1")
+_MULTIPLES = _increasing("numbers", 0.0, 1000.0, "an increasing list of numbers from 0 to 1000")
 _KAPPA = _number(lambda x: 0 < x <= MOST_KAPPA, f"a number > 0, at most {MOST_KAPPA:g}")
 _ORDERS = PlainValidator(_orders)
 _SIZES = PlainValidator(_sizes)
@@ -372,8 +367,8 @@ class _LatticeKeys(_Section):
             return table
         given: dict[str, Any] = {"kappa": Critical.kappa} if table.get("scaling") == Critical.name else {}
         kind = RANGES.get(table.get("range", "kernel")) if isinstance(table.get("range", ""), str) else None
-        if kind is not None and kind.default is not None:
-            given[kind.key] = kind.default
+        if kind is not None and kind.default() is not None:
+            given[kind.key] = kind.default()
         return {**given, **table}
 
 
@@ -459,7 +454,7 @@ class SymmetrySection(_Section):
     window : the layers first <= m < last whose fields are moved one layer on; default: 1 to the last.
     """
 
-    sizes: Annotated[tuple[float, ...], PlainValidator(_breakings)] = (
+    sizes: Annotated[tuple[float, ...], _BREAKINGS] = (
         1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0,
     )  # fmt: skip
     configurations: Annotated[int, _whole(1, 100_000)] = 32
@@ -558,8 +553,8 @@ class ValiditySection(_Section):
     weights over depth and taps ("effect") or each weight ("weights").
     """
 
-    ratios: Annotated[tuple[float, ...], PlainValidator(_multiples)] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-    windows: Annotated[tuple[float, ...], PlainValidator(_multiples)] = (0.0, 1.0, 2.0, 4.0, 8.0)
+    ratios: Annotated[tuple[float, ...], _MULTIPLES] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    windows: Annotated[tuple[float, ...], _MULTIPLES] = (0.0, 1.0, 2.0, 4.0, 8.0)
     seeds: Annotated[int, _whole(1, 1000)] = 3
     fixed: Annotated[str, _choice(("effect", "weights"))] = "effect"
 

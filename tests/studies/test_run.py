@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,8 @@ figures = false
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> StudyConfig:
-    rng = np.random.default_rng(0)
-    signals = rng.standard_normal((40, 2, 12))
-    labels = np.arange(40) % 3
-    np.savez(tmp_path / "data.npz", x=signals, y=labels, x_test=signals[:9], y_test=labels[:9])
+def config(tmp_path: Path, write_data: Callable[[Path], None]) -> StudyConfig:
+    write_data(tmp_path)
     return parse_config(SMALL, folder=tmp_path)
 
 

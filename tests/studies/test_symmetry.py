@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,6 @@ figures = false
 """
 
 
-def write_data(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    signals = rng.standard_normal((40, 2, 12))
-    labels = np.arange(40) % 3
-    np.savez(folder / "data.npz", x=signals, y=labels, x_test=signals[:9], y_test=labels[:9])
-
-
 def parsed(folder: Path, *overrides: str) -> SymmetryConfig:
     config = parse_config(SMALL, "study", folder, overrides)
     assert isinstance(config, SymmetryConfig)
@@ -76,7 +70,7 @@ def parsed(folder: Path, *overrides: str) -> SymmetryConfig:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, write_data: Callable[[Path], None]) -> Path:
     write_data(tmp_path)
     return tmp_path
 
@@ -86,7 +80,9 @@ def silent(_: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, write_data: Callable[[Path], None]
+) -> tuple[Path, dict[str, Any]]:
     """One finished study with figures: its directory and scores."""
     folder = tmp_path_factory.mktemp("symmetry")
     write_data(folder)

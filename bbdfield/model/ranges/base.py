@@ -7,6 +7,7 @@ which operator 𝒦[ŵ] acts on fields. The factor between θ and ŵ is this ran
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -23,8 +24,8 @@ class Range(ABC):
     name : as it is called in configurations.   dimension : of the component axis in files.
     width_orders : orders in a_y in which its operator can be expanded; () if the limit is exact.
     lattice_bounded : whether the lattice's operator stays bounded as a_y → 0.
-    key : its own key in [lattice] of a configuration, the first field of the class; `needs`, `default` (None: must be
-    given) and `words` say what the key takes, and how the weights are described.
+    key : its own key in [lattice] of a configuration, the first field of the class; `needs` and `words` say what the
+    key takes, and how the weights are described.
     """
 
     name: ClassVar[str]
@@ -33,9 +34,14 @@ class Range(ABC):
     lattice_bounded: ClassVar[bool] = True
     key: ClassVar[str]
     needs: ClassVar[str]
-    default: ClassVar[Any] = None
     words: ClassVar[str]
     tied: bool
+
+    @classmethod
+    def default(cls) -> Any:
+        """The key's value where it is not given: the field's own default; None if it must be given."""
+        value = dataclasses.fields(cls)[0].default  # type: ignore[arg-type]
+        return None if value is dataclasses.MISSING else value
 
     @classmethod
     @abstractmethod

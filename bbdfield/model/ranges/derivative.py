@@ -31,7 +31,6 @@ class Derivative(Range):
     lattice_bounded: ClassVar[bool] = False
     key: ClassVar[str] = "length"
     needs: ClassVar[str] = "a length from 1e-6 to 1000"
-    default: ClassVar[Any] = 0.1
     words: ClassVar[str] = "derivative weights (moments of length {})"
 
     length: float = 0.1

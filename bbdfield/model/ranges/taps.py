@@ -31,7 +31,6 @@ class Taps(Range):
     dimension: ClassVar[str] = "tap"
     key: ClassVar[str] = "taps"
     needs: ClassVar[str] = "an odd number of taps from 1 to 1001, as many to the left as to the right"
-    default: ClassVar[Any] = 3
     words: ClassVar[str] = "weights to the {} nearest cells"
     width_orders: ClassVar[tuple[int, ...]] = (0, 1, 2)
 
