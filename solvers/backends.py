@@ -2,24 +2,32 @@
 
 A backend is an array namespace (`xp`) following the array-API standard together with the transfers to and from NumPy.
 Users only ever see NumPy arrays; the device holds the state of a sweep and nothing else.
+
+    numpy   the readable reference           numba   NumPy arrays, sweeps compiled for the CPU
+    cupy    CUDA                             auto    the fastest that is here and worth its start, by size
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.metadata
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from solvers.errors import InputError
+from solvers.threads import threads
 
 Array = Any  # an array of whichever namespace is in use
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An array namespace and its transfers; `description` says in words what runs the loops."""
+    """An array namespace and its transfers; `description` says in words what runs the loops.
+
+    precision : of arrays on the device, "float64" or "float32"; on the host they are always float64.
+    """
 
     name: str
     xp: Any
@@ -27,13 +35,40 @@ class Backend:
     to_numpy: Callable[[Array], np.ndarray]
     synchronize: Callable[[], None]
     description: str
+    precision: str = "float64"
 
 
-def _numpy() -> Backend:
-    return Backend("numpy", np, np.asarray, np.asarray, lambda: None, "NumPy on the CPU")
+def _host(name: str, description: str, precision: str) -> Backend:
+    dtype = np.dtype(precision)
+    return Backend(
+        name,
+        np,
+        lambda a: np.asarray(a, dtype),
+        lambda a: np.asarray(a, np.float64),
+        lambda: None,
+        description + _in(precision),
+        precision,
+    )
 
 
-def _cupy() -> Backend:
+def _in(precision: str) -> str:
+    return "" if precision == "float64" else f", {precision}"
+
+
+def _numpy(precision: str = "float64") -> Backend:
+    return _host("numpy", "NumPy on the CPU", precision)
+
+
+def _numba(precision: str = "float64") -> Backend:
+    try:
+        version = importlib.metadata.version("numba")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError("backend 'numba': numba is not installed; install it, or use backend = \"numpy\"") from error
+    count = threads()
+    return _host("numba", f"numba {version} on {count} CPU thread{'s' if count > 1 else ''}", precision)
+
+
+def _cupy(precision: str = "float64") -> Backend:
     """CuPy, probed by a real allocation and a matrix product: importing it proves nothing."""
     try:
         import cupy
@@ -57,10 +92,11 @@ def _cupy() -> Backend:
     return Backend(
         "cupy",
         xp,
-        cupy.asarray,
-        cupy.asnumpy,
+        lambda a: cupy.asarray(a, precision),
+        lambda a: cupy.asnumpy(a).astype(np.float64, copy=False),
         lambda: cupy.cuda.get_current_stream().synchronize(),
-        f"CuPy {cupy.__version__} on {properties['name'].decode()}",
+        f"CuPy {cupy.__version__} on {properties['name'].decode()}" + _in(precision),
+        precision,
     )
 
 
@@ -69,7 +105,12 @@ def generic_backend(xp: Any, name: str) -> Backend:
     return Backend(name, xp, xp.asarray, lambda a: np.asarray(a), lambda: None, f"array namespace {name}")
 
 
-BACKENDS = {"numpy": _numpy, "cupy": _cupy}
+BACKENDS = {"numpy": _numpy, "numba": _numba, "cupy": _cupy}
+PRECISIONS = ("float64", "float32")
+
+#: from how many numbers per sweep (cells in depth × cells × channels × samples) on a backend is worth its start:
+#: measured by `bbdfield bench`; below, compiled code is loaded or the GPU's latency waited for in vain
+NUMBA_FROM, CUPY_FROM = 20_000, 2_000_000
 
 
 def available_backends() -> dict[str, str]:
@@ -83,21 +124,42 @@ def available_backends() -> dict[str, str]:
     return found
 
 
-def get_backend(name: str | Backend = "auto") -> Backend:
-    """The backend of that name; "auto" takes the GPU when one answers, else the CPU.
+def get_backend(name: str | Backend = "auto", *, values: int | None = None, precision: str = "float64") -> Backend:
+    """The backend of that name.
+
+    Parameters
+    ----------
+    name : "numpy", "numba", "cupy" or "auto": by size the GPU if one answers, else compiled code, else NumPy.
+    values : numbers per sweep, for "auto"; None counts as many.
+    precision : "float64" or "float32".
 
     Raises
     ------
     InputError
-        for an unknown name or a backend that cannot run here.
+        for an unknown name or precision, or a backend that cannot run here.
     """
     if isinstance(name, Backend):
         return name
+    if precision not in PRECISIONS:
+        raise InputError(f"precision '{precision}' does not exist; use one of {', '.join(PRECISIONS)}")
     if name == "auto":
-        try:
-            return _cupy()
-        except InputError:
-            return _numpy()
+        for make, least in ((_cupy, CUPY_FROM), (_numba, NUMBA_FROM)):
+            if values is None or values >= least:
+                try:
+                    return make(precision)
+                except InputError:
+                    continue
+        return _numpy(precision)
     if name not in BACKENDS:
         raise InputError(f"backend '{name}' does not exist; use one of auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]()
+    return BACKENDS[name](precision)
+
+
+def in_words(name: str, sizes: Iterable[int], precision: str = "float64") -> str:
+    """What runs sweeps of these sizes: one description, or where "auto" changes from one to another."""
+    found: dict[str, list[int]] = {}
+    for size in sorted(sizes):
+        found.setdefault(get_backend(name, values=size, precision=precision).description, []).append(size)
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{words} for sweeps of {min(part):,} to {max(part):,} numbers" for words, part in found.items())

@@ -87,7 +87,8 @@ class DifferenceOperator:
             )
         self.components = self._mixing.shape[1]
         self.taps = 2 * self.reach + 1
-        self._to_taps = xp.asarray(self._stencils() @ self._mixing)
+        self.stencil = self._stencils() @ self._mixing  # (taps, components): what a component multiplies, tap by tap
+        self._to_taps = xp.asarray(self.stencil)
 
     def _stencils(self) -> np.ndarray:
         """(taps, order + 1): what D_n takes from y + k h_y, k = −reach..reach."""

@@ -141,11 +141,14 @@ class DepthMarch:
     def _stages(self, cell: int) -> list[int]:
         return [self.reconstruction.node_index(cell, node) for node in self.scheme.nodes]
 
-    def forward(self, z0: Array, c: Coefficients, *, keep: bool = True) -> Sweep:
-        """z at all sites; `keep=False` drops the tapes (no adjoint will be asked for)."""
+    def forward(self, z0: Array, c: Coefficients, *, keep: bool = True, cells: range | None = None) -> Sweep:
+        """z at all sites; `keep=False` drops the tapes (no adjoint will be asked for).
+
+        cells : a part of the depth, in which case z0 is z at its first site.
+        """
         h, z = self.grid.h_x, z0
         sites, tapes = [z0], []
-        for cell in range(self.grid.n_x):
+        for cell in range(self.grid.n_x) if cells is None else cells:
             slopes: list[Array] = []
             stage_tapes = []
             for row, node in zip(self.scheme.a, self._stages(cell), strict=True):
@@ -174,17 +177,25 @@ class DepthMarch:
         return sites
 
     def adjoint(
-        self, sweep: Sweep, c: Coefficients, lam: Array, add: Callable[[int, Coefficients], None]
+        self,
+        sweep: Sweep,
+        c: Coefficients,
+        lam: Array,
+        add: Callable[[int, Coefficients], None],
+        *,
+        cells: range | None = None,
     ) -> list[Array]:
         """The exact transpose of `tangent` for a cotangent `lam` on the last site.
 
         Calls `add(node, cotangents)` with the cotangent of the coefficients at a node, once per stage; returns λ at all
-        sites. Formulas: reverse mode of z' = z + h Σ b_i k_i, k_i = G(z + h Σ_j a_ij k_j).
+        sites (of `cells`, if `sweep` is of a part of the depth). Formulas: reverse mode of z' = z + h Σ b_i k_i,
+        k_i = G(z + h Σ_j a_ij k_j).
         """
         h, scheme = self.grid.h_x, self.scheme
         sites = [lam]
-        for cell in reversed(range(self.grid.n_x)):
-            nodes = self._stages(cell)
+        cells = range(self.grid.n_x) if cells is None else cells
+        for cell in reversed(cells):
+            nodes, tapes = self._stages(cell), sweep.tapes[cell - cells.start]
             cotangents: list[Array | None] = [None] * len(nodes)
             total = lam
             for i in reversed(range(len(nodes))):
@@ -198,7 +209,7 @@ class DepthMarch:
                 for weight, value in terms[1:]:
                     slope_bar = slope_bar + (h * weight) * value
                 at = tuple(part[nodes[i], ...] for part in c)
-                z_bar, c_bar = self.rhs.adjoint(sweep.tapes[cell][i], at, slope_bar)
+                z_bar, c_bar = self.rhs.adjoint(tapes[i], at, slope_bar)
                 add(nodes[i], c_bar)
                 cotangents[i] = z_bar
                 total = total + z_bar

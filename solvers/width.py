@@ -64,6 +64,11 @@ class KernelOperator:
         self.method = method
         self._length = _fast_length(grid.n_y + 2 * self.half)
 
+    @property
+    def stencil(self) -> np.ndarray:
+        """(taps, taps): what one number of ŵ multiplies, tap by tap."""
+        return self.du * np.eye(self.taps)
+
     def apply(self, w: Array, s: Array) -> Array:
         """𝒦[ŵ] s."""
         padded = pad(self.xp, s, self.half, self.padding)

@@ -60,7 +60,7 @@ class Problems:
         tied = changes.pop("tied", True)
         radius = changes.pop("radius", "1/4")
         settings = {"depth": 6, "width": 10, "channels": 2, "outputs": 3, "data_channels": 2, "readout_modes": 3}
-        return Lattice(range=Kernel(radius, tied), **(settings | changes))
+        return Lattice(**({"range": Kernel(radius, tied)} | settings | changes))
 
     @staticmethod
     def training(**changes: Any) -> Training:

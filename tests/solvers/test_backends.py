@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from solvers.backends import available_backends, get_backend
+from solvers.backends import CUPY_FROM, NUMBA_FROM, available_backends, get_backend, in_words
 from solvers.errors import InputError
 
 
@@ -40,7 +40,7 @@ def test_a_backend_passes_through(backends):
 
 
 def test_unknown_backend_names_the_known_ones():
-    with pytest.raises(InputError, match="backend 'jax' does not exist; use one of auto, numpy, cupy"):
+    with pytest.raises(InputError, match="backend 'jax' does not exist; use one of auto, numpy, numba, cupy"):
         get_backend("jax")
 
 
@@ -54,10 +54,32 @@ def test_missing_gpu_is_one_clear_line_and_auto_falls_back(monkeypatch, module, 
     with pytest.raises(InputError, match=reason) as caught:
         get_backend("cupy")
     assert "\n" not in str(caught.value) and 'backend = "numpy"' in str(caught.value)
-    assert get_backend("auto").name == "numpy"
+    assert get_backend("auto").name == "numba"
     assert available_backends()["cupy"] == f"unavailable: {caught.value}"
 
 
 def test_auto_takes_what_answers():
     answers = not available_backends()["cupy"].startswith("unavailable")
-    assert get_backend("auto").name == ("cupy" if answers else "numpy")
+    assert get_backend("auto").name == ("cupy" if answers else "numba")
+    assert get_backend("auto", values=CUPY_FROM - 1).name == "numba"
+    assert get_backend("auto", values=NUMBA_FROM - 1).name == "numpy"
+
+
+def test_words_name_what_runs_small_and_large_sweeps():
+    assert in_words("numpy", [1, 10]) == "NumPy on the CPU"
+    words = in_words("auto", [7, NUMBA_FROM - 1, NUMBA_FROM])
+    assert words.startswith("NumPy on the CPU for sweeps of 7 to 19,999 numbers; numba ")
+    assert words.endswith(" for sweeps of 20,000 to 20,000 numbers")
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_float32_on_the_device_is_float64_on_the_host(name):
+    backend = get_backend(name, precision="float32")
+    there = backend.to_device(np.array([1.0, 1e-9]))
+    assert there.dtype == np.float32 and backend.to_numpy(there).dtype == np.float64
+    assert backend.description.endswith(", float32") and backend.precision == "float32"
+
+
+def test_unknown_precision_names_the_known_ones():
+    with pytest.raises(InputError, match="precision 'half' does not exist; use one of float64, float32"):
+        get_backend("numpy", precision="half")
