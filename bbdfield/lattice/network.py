@@ -332,6 +332,7 @@ class Network:
     length_y: float = 1.0
     skip: float = 1.0
     _workspaces: dict[tuple[Any, ...], _Workspace] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _bases: dict[tuple[int, int], Array] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def forward(self, z0: Array, w: Array, b: Array, out: Array | None = None) -> Array:
         """Return all layers z (M+1, N, C, B); see `forward` of this module."""
@@ -384,7 +385,7 @@ class Network:
         if targets.shape != (z0.shape[2], len(r)):
             expected = (z0.shape[2], len(r))
             raise InputError(f"network: targets have shape {targets.shape}, not (B, O) = {expected}")
-        depth, modes = len(w), r.shape[2]
+        depth = len(w)
         gradients = out if out is not None else {k: np.empty(v.shape) for k, v in (("w", w), ("b", b), ("r", r))}
         delta = np.empty((depth + 1, *z0.shape)) if keep_delta else None
         for name, like in (("w", w), ("b", b), ("r", r)):
@@ -400,13 +401,7 @@ class Network:
             _advance(z, value, w[m], b[m], work.padded[m], work.windows[m], self.padding, self.skip, following)
             z, following = following, z
 
-        basis = self.a_y * readout_basis(len(z), modes, self.a_y, self.length_y)
-        matrix, moments = _readout_matrix(r), _moments(z, basis)
-        logits = moments.T @ matrix.T
-        loss = self.loss.value(logits, targets)
-        pulled = self.loss.gradient(logits, targets)
-        gradients["r"][...] = (pulled.T @ moments.T).reshape(len(r), modes, -1).transpose(0, 2, 1)
-        work.delta[...] = (basis @ (matrix.T @ pulled.T).reshape(modes, -1)).reshape(z.shape)
+        loss, logits = self.output(z, r, targets, gradients["r"], work.delta)
 
         for m in reversed(range(depth)):
             if delta is not None:
@@ -428,6 +423,24 @@ class Network:
         if delta is not None:
             delta[0] = work.delta
         return Backpropagation(loss, gradients, logits, delta)
+
+    def output(self, z_last: Array, r: Array, targets: Array, r_gradient: Array, delta: Array) -> tuple[float, Array]:
+        """Return the loss and the logits of z[M]; write ∂ℓ/∂r and δ[M] to the two arrays given for them."""
+        modes = r.shape[2]
+        basis = self._basis(len(z_last), modes)
+        matrix, moments = _readout_matrix(r), _moments(z_last, basis)
+        logits = moments.T @ matrix.T
+        pulled = self.loss.gradient(logits, targets)
+        r_gradient[...] = (pulled.T @ moments.T).reshape(len(r), modes, -1).transpose(0, 2, 1)
+        delta[...] = (basis @ (matrix.T @ pulled.T).reshape(modes, -1)).reshape(z_last.shape)
+        losses = self.loss.value_per_sample(logits, targets)
+        return float(np.add.reduce(losses)) / len(losses), logits  # `Loss.value`, at a third of its price
+
+    def _basis(self, cells: int, modes: int) -> Array:
+        """Return a_y cos(π j y_i / L_y), made once."""
+        if (cells, modes) not in self._bases:
+            self._bases[cells, modes] = self.a_y * readout_basis(cells, modes, self.a_y, self.length_y)
+        return self._bases[cells, modes]
 
     def _workspace(self, z0: Array, w: Array) -> _Workspace:
         """Return work arrays for these shapes; two sets are kept: a full batch's and the last one's."""
