@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bbdfield.errors import InputError
-from bbdfield.fields.simulation import CHUNK, FieldSystem
+from bbdfield.fields.marches import CHUNK
+from bbdfield.fields.simulation import FieldSystem
 from solvers.grids import Grid
 
 Array = npt.NDArray[np.float64]

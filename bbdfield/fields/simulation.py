@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bbdfield.fields.marches import CHUNK, CHUNKS, choose_backend, make_march
 from bbdfield.fields.well_posedness import STENCIL, admit, check, largest_input, unbounded
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
@@ -26,15 +27,12 @@ from bbdfield.model.regularisation import Regularised, cutoff_matrix
 from bbdfield.model.run import Run, record
 from bbdfield.model.scalings import BulkEquation
 from solvers.adaptive import adaptive_advance
-from solvers.backends import Backend, get_backend
+from solvers.backends import Backend
 from solvers.steppers import get_damped_stepper, get_stepper
 from solvers.sweeps import DepthMarch, get_scheme
 
 Array = Any
 State = tuple[Array, ...]
-
-#: samples marched together; larger batches are summed over chunks so that memory stays bounded
-CHUNK = 256
 
 
 class FieldSystem:
@@ -51,18 +49,29 @@ class FieldSystem:
         order: int,
         scheme: str,
         backend: str | Backend = "auto",
+        precision: str = "float64",
+        checkpoint: int = 0,
         width_order: int | None = None,
         stencil: int = STENCIL,
         ill_posed: str = "refuse",
     ) -> None:
-        self.backend = get_backend(backend)
-        xp = self.xp = self.backend.xp
         self.lattice, self.grid, self.boundary, self.order = start.lattice, start.grid, boundary, order
         lattice, grid = self.lattice, self.grid
         self.activation, self.loss = get_activation(lattice.activation), get_loss(lattice.loss)
         self.tied = lattice.range.tied
-        operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
-        equation: BulkEquation = lattice.law.bulk(order, operator, self.activation, lattice.a_x)
+
+        def theory(xp: Any) -> tuple[Any, BulkEquation]:
+            operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
+            return operator, lattice.law.bulk(order, operator, self.activation, lattice.a_x)
+
+        operator, equation = theory(np)
+        samples = boundary.training.batch
+        sizes: dict[str, Any] = {"samples": samples, "precision": precision}
+        self.backend = choose_backend(backend, lattice, grid, equation, operator, **sizes)
+        xp = self.xp = self.backend.xp
+        self._chunk = CHUNKS.get(self.backend.name, CHUNK)
+        if xp is not np:
+            operator, equation = theory(xp)
         self._largest = largest_input(boundary, grid.n_y)
         self._seen: float | None = None  # the same over all depths, once the probe set has been sent through
         self.q_max = admit(start, operator, ill_posed, self._largest)
@@ -73,11 +82,14 @@ class FieldSystem:
             self._project = regularised.project
         self.equation = equation
         self.march = DepthMarch(equation, grid, get_scheme(scheme))
+        layout: dict[str, Any] = {"tied": self.tied, "padding": lattice.padding, "checkpoint": checkpoint}
+        self.sweep = make_march(self.backend, self.march, operator.stencil, **layout)
         reconstruction = self.march.reconstruction
         to_device = self.backend.to_device
         nodal = reconstruction.scheme.nodal
         self._to_nodes = to_device(reconstruction.interpolation) if nodal else None
         self._to_gradient = to_device(reconstruction.gradient_map) if nodal else None
+        self._rooms: dict[str, np.ndarray] = {}
         basis = np.cos(np.pi / grid.length_y * np.outer(grid.y, np.arange(lattice.readout_modes)))
         self._readout = to_device(grid.h_y * basis)
         self.load({"w": start.w, "b": start.b, "r": start.r})
@@ -87,7 +99,9 @@ class FieldSystem:
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         to_device = self.backend.to_device
-        self.u: State = tuple(to_device(np.ascontiguousarray(state[name])) for name in GROUPS)
+        # copies: SGD on the host writes into the state before last
+        self.u: State = tuple(to_device(np.array(state[name], float, order="C")) for name in GROUPS)
+        self._spare: State = tuple(np.empty_like(part) for part in self.u) if self.xp is np else ()
         self._seen = None
         self.v: State = ()
         if self.boundary.training.second_order:
@@ -98,7 +112,7 @@ class FieldSystem:
 
     def state(self) -> dict[str, np.ndarray]:
         parts = dict(zip((*GROUPS, *VELOCITIES), (*self.u, *self.v), strict=False))
-        return {name: self.backend.to_numpy(part) for name, part in parts.items()}
+        return {name: np.array(self.backend.to_numpy(part)) for name, part in parts.items()}
 
     def watch(self, t: float) -> None:
         """Refuse weights for which the equation is ill posed (NumericsError) or the first depth step too large
@@ -121,14 +135,26 @@ class FieldSystem:
         return self._project(self.backend.to_device(np.ascontiguousarray(z0)))
 
     def _nodes(self, u: tuple[Array, ...]) -> tuple[Array, Array]:
-        """ŵ and b̂ where the depth scheme needs them."""
+        """ŵ and b̂ where the depth scheme needs them; valid until the next call."""
         if self._to_nodes is None:
             return u[0], u[1]
-        return self._along_x(self._to_nodes, u[0]), self._along_x(self._to_nodes, u[1])
+        return self._along_x(self._to_nodes, u[0], "w"), self._along_x(self._to_nodes, u[1], "b")
 
-    def _along_x(self, matrix: Array, values: Array) -> Array:
-        flat = self.xp.matmul(matrix, self.xp.reshape(values, (values.shape[0], -1)))
-        return self.xp.reshape(flat, (matrix.shape[0], *values.shape[1:]))
+    def _along_x(self, matrix: Array, values: Array, room: str = "") -> Array:
+        """matrix · values along x; `room` names the array that is used again and again, on the host."""
+        xp, shape = self.xp, (matrix.shape[0], *values.shape[1:])
+        flat = xp.reshape(values, (values.shape[0], -1))
+        if xp is np and room:
+            out = self._room(room, shape)
+            np.matmul(matrix, flat, out=out.reshape(len(matrix), -1))
+            return out
+        return xp.reshape(xp.matmul(matrix, flat), shape)
+
+    def _room(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A host array that is kept, so that steps allocate nothing that grows with the grid."""
+        if name not in self._rooms or self._rooms[name].shape != shape:
+            self._rooms[name] = np.empty(shape, self.backend.precision)
+        return self._rooms[name]
 
     def _logits(self, z_end: Array, r: Array) -> tuple[Array, Array, Array]:
         """(logits (B, O), moments ∫cos(πjy/L_y) ẑ dy as (J·C, B), R as (O, J·C))."""
@@ -152,45 +178,68 @@ class FieldSystem:
 
     def gradient(self, u: tuple[Array, ...], z0: np.ndarray, targets: np.ndarray) -> tuple[float, tuple[Array, ...]]:
         """Loss and its functional gradient (δℓ/δŵ, δℓ/δb̂, ∂ℓ/∂R) on one set of samples, z0 (n_y, C, B)."""
+        loss, bars = self._cotangents(u, z0, targets)
+        return loss, self._functional(bars)
+
+    def _cotangents(self, u: State, z0: np.ndarray, targets: np.ndarray) -> tuple[float, State]:
+        """Loss, and the derivatives with respect to ŵ and b̂ at the nodes and R; valid until the next call."""
         total, count = 0.0, z0.shape[-1]
         sums: tuple[Array, ...] = ()
         nodes = self._nodes(u)
-        for first in range(0, count, CHUNK):
-            part = slice(first, min(first + CHUNK, count))
+        for first in range(0, count, self._chunk):
+            part = slice(first, min(first + self._chunk, count))
             share = (part.stop - first) / count
             loss, grads = self._gradient_of_chunk(u, nodes, z0[..., part], targets[part])
             total += share * loss
             if share == 1.0:
-                sums = grads
-            else:
-                grads = tuple(share * g for g in grads)
-                sums = tuple(a + b for a, b in zip(sums, grads, strict=True)) if sums else grads
-        return total, self._functional(sums)
+                return total, grads
+            grads = tuple(share * g for g in grads)
+            sums = tuple(a + b for a, b in zip(sums, grads, strict=True)) if sums else grads
+        return total, sums
 
     def _gradient_of_chunk(
         self, u: tuple[Array, ...], nodes: tuple[Array, Array], z0: np.ndarray, targets: np.ndarray
     ) -> tuple[float, tuple[Array, ...]]:
-        xp, to_device = self.xp, self.backend.to_device
-        sweep = self.march.forward(self.start(z0), nodes)
-        loss, lam, r_bar = self.output(sweep.z[-1], u[2], to_device(targets))
-        w_bar, b_bar = xp.zeros_like(nodes[0]), xp.zeros_like(nodes[1])
-
-        def add(node: int, cotangents: tuple[Array, ...]) -> None:
-            w_bar[node, ...] += cotangents[0]
-            b_bar[node, ...] += cotangents[1]
-
-        self.march.adjoint(sweep, nodes, lam, add)
-        return loss, (w_bar, b_bar, r_bar)
+        z_end = self.sweep.forward(self.start(z0), nodes)
+        loss, lam, r_bar = self.output(z_end, u[2], self.backend.to_device(targets))
+        return loss, (*self.sweep.adjoint(lam), r_bar)
 
     def _functional(self, bars: tuple[Array, ...]) -> tuple[Array, ...]:
         """Cotangents at the nodes -> functional gradients: divide by the cell of (x, u), (x, y, u) or (x, y)."""
         w_bar, b_bar, r_bar = bars
+        w_cell, b_cell = self._cells()
+        if self._to_gradient is not None:
+            w_bar, b_bar = self._along_x(self._to_gradient, w_bar), self._along_x(self._to_gradient, b_bar)
+        return w_bar / w_cell, b_bar / b_cell, r_bar
+
+    def _cells(self) -> tuple[float, float]:
+        """What cotangents of ŵ and b̂ are divided by; h_x is part of `gradient_map` where that is a matrix."""
+        h_x = self.grid.h_x if self._to_gradient is None else 1.0
         h_y = self.grid.h_y
-        w_cell = self.lattice.range.cell(h_y) * (1.0 if self.tied else h_y)
-        if self._to_gradient is None:
-            h_x = self.grid.h_x
-            return w_bar / (h_x * w_cell), b_bar / (h_x * h_y), r_bar
-        return self._along_x(self._to_gradient, w_bar) / w_cell, self._along_x(self._to_gradient, b_bar) / h_y, r_bar
+        return h_x * self.lattice.range.cell(h_y) * (1.0 if self.tied else h_y), h_x * h_y
+
+    def _descend(self, rates: tuple[float, ...], z0: np.ndarray, targets: np.ndarray) -> float:
+        """One step of SGD; a state that follows a loss that is not finite is not taken over."""
+        loss, bars = self._cotangents(self.u, z0, targets)
+        if not np.isfinite(loss):
+            return loss
+        w_cell, b_cell = self._cells()
+        if self._to_gradient is not None:
+            w_bar, b_bar = (
+                self._along_x(self._to_gradient, bar, "d" + name) for bar, name in zip(bars, "wb", strict=False)
+            )
+            bars = (w_bar, b_bar, bars[2])
+        factors = (-rates[0] / w_cell, -rates[1] / b_cell, -rates[2])
+        if self.xp is not np:
+            self.u = tuple(part + factor * bar for part, factor, bar in zip(self.u, factors, bars, strict=True))
+            return loss
+        moved = tuple(
+            np.multiply(bar, factor, out=spare) for bar, factor, spare in zip(bars, factors, self._spare, strict=True)
+        )
+        for part, new in zip(self.u, moved, strict=True):
+            new += part
+        self.u, self._spare = moved, self.u
+        return loss
 
     # time
 
@@ -205,6 +254,8 @@ class FieldSystem:
         index = self.boundary.batch(k)
         z0 = self.boundary.input(index, self.grid.n_y)
         targets = self.boundary.targets[index]
+        if training.dynamics == "sgd":
+            return {"loss": self._descend(tuple(training.step * rate for rate in rates), z0, targets)}
         losses: list[float] = []
 
         def force(_: float, u: State) -> State:
@@ -219,7 +270,7 @@ class FieldSystem:
             tolerance = training.tolerance
             u, *_ = adaptive_advance(force, t, t + dt, u, dt, rtol=tolerance, atol=tolerance)
         else:
-            u = get_stepper("euler" if training.dynamics == "sgd" else "rk4").step(force, t, u, dt)
+            u = get_stepper("rk4").step(force, t, u, dt)
         if np.isfinite(losses[0]):  # else the state that failed stays, so that the error can name what was not finite
             self.u, self.v = u, v
         return {"loss": losses[0]}
@@ -229,8 +280,7 @@ class FieldSystem:
     def probe(self) -> np.ndarray:
         """ẑ (n_x + 1, n_y, C, B) on the probe set."""
         z0 = self.start(self.boundary.probe_input(self.grid.n_y))
-        sweep = self.march.forward(z0, self._nodes(self.u), keep=False)
-        z = np.stack([self.backend.to_numpy(z) for z in sweep.z])
+        z = self.backend.to_numpy(self.sweep.sites(z0, self._nodes(self.u)))
         self._seen = float(np.max(np.abs(z)))
         return z
 
@@ -238,9 +288,9 @@ class FieldSystem:
         """Logits (n, outputs) of samples x (n, D, data width)."""
         nodes = self._nodes(self.u)
         parts = []
-        for first in range(0, len(x), CHUNK):
-            z0 = self.start(self.boundary.lifted(x[first : first + CHUNK], self.grid.n_y))
-            z_end = self.march.forward(z0, nodes, keep=False).z[-1]
+        for first in range(0, len(x), self._chunk):
+            z0 = self.start(self.boundary.lifted(x[first : first + self._chunk], self.grid.n_y))
+            z_end = self.sweep.forward(z0, nodes, keep=False)
             parts.append(self.backend.to_numpy(self._logits(z_end, self.u[2])[0]))
         return np.concatenate(parts)
 
@@ -252,6 +302,8 @@ def simulate(
     order: int = 1,
     depth_scheme: str = "rk4",
     backend: str | Backend = "auto",
+    precision: str = "float64",
+    checkpoint: int = 0,
     width_order: int | None = None,
     stencil: int = STENCIL,
     ill_posed: str = "refuse",
@@ -269,6 +321,8 @@ def simulate(
     boundary : data and sample sequence, e.g. ``run.boundary`` of a lattice run.
     order : 0 or 1 in a_x.
     depth_scheme : "euler", "midpoint" or "rk4".
+    backend : "numpy", "numba", "cupy" or "auto", by size; precision "float64" or "float32" of what it computes.
+    checkpoint : cells between kept ẑ, from which the rest is computed again on the way back; 0 keeps all.
     width_order : 0, 1 or 2 in a_y for taps (default 2); other ranges need none.   stencil : accuracy 2, 4 or 6 of ∂_y.
     ill_posed : "refuse", or "cutoff" to keep only waves that the lattice has, |q| <= π/a_y.
     out : the HDF5 file to write.
@@ -288,7 +342,8 @@ def simulate(
         recorded stays in the file.
     """
     theory: dict[str, Any] = {"width_order": width_order, "stencil": stencil, "ill_posed": ill_posed}
-    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, backend=backend, **theory)
+    machine: dict[str, Any] = {"backend": backend, "precision": precision, "checkpoint": checkpoint}
+    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, **machine, **theory)
     config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y, **theory}
     return record(
         system,

@@ -24,6 +24,7 @@ from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import accuracy, get_loss
 from bbdfield.model.units import LatticeState, to_field
 from bbdfield.storage import Trajectory, TrajectoryWriter
+from solvers.backends import Backend
 from solvers.grids import Grid
 
 Progress = Callable[[int, int, float], None]
@@ -34,6 +35,8 @@ class System(Protocol):
 
     `watch` is asked at every snapshot and raises NumericsError when the weights have become ill posed.
     """
+
+    backend: Backend
 
     def state(self) -> dict[str, np.ndarray]: ...
     def load(self, state: dict[str, np.ndarray]) -> None: ...
@@ -80,11 +83,13 @@ def record(
         "data": {"name": boundary.dataset.name, "digest": boundary.dataset.digest},
         **config,
     }
+    machine = f"{system.backend.name} in {system.backend.precision}"
     if resume and path.exists():
         with Trajectory(path) as old:
             if old.complete:
                 _same_config(path, old.config, full)
                 return Run(path)
+            _same_backend(path, old.attrs.get("backend"), machine)
             first = old.n_snapshots - 1
             if first >= 0:
                 system.load({name: variable[first] for name, variable in old.fields.items() if name != "z"})
@@ -100,6 +105,7 @@ def record(
             compression=compression,
             scalars=["loss"],
             evaluation=["test_loss", "test_accuracy"],
+            backend=machine,
             **_layout(boundary, lattice, grid),
         )
     with writer, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -160,6 +166,14 @@ def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
         f"{term} not finite at t = {t:.6g}{where}; earlier snapshots are kept in {path}; "
         "lower training.step or training.rates, or the initial amplitudes"
     )
+
+
+def _same_backend(path: Path, stored: str | None, wanted: str) -> None:
+    """What one backend began another cannot go on with bit for bit."""
+    if stored and stored != wanted:
+        raise InputError(
+            f"{path}: was computed by {stored}, and this would go on with {wanted}; choose that backend, or overwrite"
+        )
 
 
 def _same_config(path: Path, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

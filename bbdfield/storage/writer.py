@@ -164,6 +164,7 @@ class TrajectoryWriter:
         scalars: Sequence[str],
         evaluation: Sequence[str],
         compression: str | None = None,
+        backend: str = "",
         overwrite: bool = False,
     ) -> Self:
         """Start a new file.
@@ -177,6 +178,7 @@ class TrajectoryWriter:
         fields : name -> (dimensions, shape), both without the leading t
         scalars, evaluation : names of what is given for every training step, and with every snapshot
         compression : "gzip" (with shuffle) or None, for the fields
+        backend : what computes it, in words; "" if nothing does
         overwrite : replace an existing file, which stays intact until the new one stands
 
         Raises
@@ -202,7 +204,7 @@ class TrajectoryWriter:
             "kind": kind,
             "seed": seed,
         }
-        attributes |= {"config": config, "resumed": [], **provenance()}
+        attributes |= {"config": config, "resumed": [], "backend": backend, **provenance()}
         return cls._start(target, layout, attributes)
 
     @classmethod
@@ -416,7 +418,7 @@ def _close_quietly(file: h5py.File) -> None:
 def provenance() -> dict[str, Any]:
     """Who wrote this, when and how: what a repetition needs besides the configuration."""
     versions = {"python": platform.python_version()}
-    for package in ("numpy", "scipy", "h5py", "bbdfield"):
+    for package in ("numpy", "numba", "scipy", "h5py", "bbdfield"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -328,7 +328,7 @@ def test_unknown_order_scheme_backend_and_unstable_step_are_refused(tmp_path, si
     for options, message in (
         ({"order": 2}, "order 2 is not defined"),
         ({"depth_scheme": "heun"}, "depth scheme 'heun' does not exist"),
-        ({"backend": "numba"}, "backend 'numba' does not exist"),
+        ({"backend": "abacus"}, "backend 'abacus' does not exist"),
     ):
         with pytest.raises(InputError, match=message):
             simulate(start_of(lattice), boundary, out=out, **{"backend": "numpy"} | options)
