@@ -44,7 +44,7 @@ from bbdfield.model.losses import loss_names, prepare_targets
 from bbdfield.model.random_functions import cosine_amplitudes
 from bbdfield.model.ranges import RANGES, Kernel, Range, Taps
 from bbdfield.model.scalings import SCALINGS, Critical
-from solvers.backends import BACKENDS
+from solvers.backends import BACKENDS, PRECISIONS
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 from solvers.stencils import FIRST as STENCILS
@@ -54,7 +54,6 @@ from solvers.sweeps import SCHEMES
 LATER_VALUES = {
     "kind": ("sweep",),
     "training.optimizer": ("adam", "adamw", "nesterov", "rmsprop"),
-    "field.backend": ("numba",),
 }
 LATER_KEYS = ("training.schedule", "training.weight_decay")
 #: What exists under another name.
@@ -406,7 +405,10 @@ class RatesSection(_Section):
 
 
 class TrainingSection(_Section):
-    """[training] the training law, the same for lattice and field, see `Training`."""
+    """[training] the training law, the same for lattice and field, see `Training`.
+
+    backend, precision, checkpoint : how the lattice is computed; layers between kept z (0: all are kept).
+    """
 
     steps: Annotated[int, _whole(1)]
     batch: Annotated[int, _whole(1)]
@@ -419,6 +421,13 @@ class TrainingSection(_Section):
     probe: Annotated[int, _whole(1)] = 16
     evaluate: Annotated[int, _whole(0)] = 1000
     optimizer: Annotated[str, _choice(("sgd",), "training.optimizer")] = "sgd"
+    backend: Annotated[str, _choice(("auto", "numpy", "numba"))] = "auto"
+    precision: Annotated[str, _choice(PRECISIONS)] = "float64"
+    checkpoint: Annotated[int, _whole(0, MOST_CELLS)] = 0
+
+    def machine(self) -> dict[str, Any]:
+        """How the lattice is computed: options of `train`."""
+        return {"backend": self.backend, "precision": self.precision, "checkpoint": self.checkpoint}
 
     @model_validator(mode="before")
     @classmethod
@@ -427,7 +436,19 @@ class TrainingSection(_Section):
         return {"tolerance": TOLERANCE, **table} if adaptive else table
 
 
-class FieldSection(_Section):
+class _FieldMachine(_Section):
+    """How a field is computed: backend, precision of its numbers, cells between kept ẑ (0: all are kept)."""
+
+    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
+    precision: Annotated[str, _choice(PRECISIONS)] = "float64"
+    checkpoint: Annotated[int, _whole(0, MOST_CELLS)] = 0
+
+    def machine(self) -> dict[str, Any]:
+        """Options of `simulate`."""
+        return {"backend": self.backend, "precision": self.precision, "checkpoint": self.checkpoint}
+
+
+class FieldSection(_FieldMachine):
     """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check).
 
     width_order : order in a_y, of taps only.   stencil : accuracy of the differences of taps and derivatives.
@@ -443,7 +464,6 @@ class FieldSection(_Section):
     ill_posed: Annotated[str, _choice(REMEDIES)] = "refuse"
     refine_x: Annotated[int, _whole(1, 64)] = 2
     refine_y: Annotated[int, _whole(1, 81)] = 1
-    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
 
 
 class SymmetrySection(_Section):
@@ -463,13 +483,12 @@ class SymmetrySection(_Section):
     window: Annotated[tuple[int, int] | None, PlainValidator(_window)] = None
 
 
-class EnergyFieldSection(_Section):
+class EnergyFieldSection(_FieldMachine):
     """[field] of an energy study: the grid in depth (in width it is the lattice's), and schemes that stay on links."""
 
     order: Annotated[int, _whole(min(ORDERS), max(ORDERS))] = 1
     n_x: Annotated[int | str, _CELLS] = "lattice"
     depth_scheme: Annotated[str, _choice(("euler", "midpoint"))] = "midpoint"
-    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
 
 
 class EnergySection(_Section):
@@ -501,7 +520,7 @@ class DecompositionSection(_Section):
     round_trip: Annotated[int | tuple[int, ...], _SIZES] = (16, 256, 4096)
 
 
-class SignalsFieldSection(_Section):
+class SignalsFieldSection(_FieldMachine):
     """[field] of a signals study: one order, and the grid in depth (in width it is the lattice's)."""
 
     order: Annotated[int, _whole(min(ORDERS), max(ORDERS))] = 1
@@ -510,7 +529,6 @@ class SignalsFieldSection(_Section):
     width_order: Annotated[int | None, _whole(0, 2)] = None
     stencil: Annotated[int, PlainValidator(_stencil)] = STENCIL
     ill_posed: Annotated[str, _choice(REMEDIES)] = "refuse"
-    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
 
 
 class SignalsSection(_Section):
@@ -533,7 +551,7 @@ class SignalsSection(_Section):
     directions: Annotated[int, _whole(1, 100_000)] = 8
 
 
-class ValidityFieldSection(_Section):
+class ValidityFieldSection(_FieldMachine):
     """[field] of a validity study: how many layers one depth cell of the field holds, and schemes that keep ŵ constant
     on a cell. refine_x: the first seed is repeated on so many times as many cells (1: no check).
     """
@@ -542,7 +560,6 @@ class ValidityFieldSection(_Section):
     layers: Annotated[int, _whole(2, MOST_CELLS)] = 2
     depth_scheme: Annotated[str, _choice(("euler", "midpoint"))] = "midpoint"
     refine_x: Annotated[int, _whole(1, 64)] = 2
-    backend: Annotated[str, _choice(("auto", *BACKENDS), "field.backend")] = "auto"
 
 
 class ValiditySection(_Section):
@@ -647,7 +664,7 @@ class AnyStudy(_Section):
 
     def training_plan(self) -> Training:
         """The training law."""
-        keys = self.training.model_dump(exclude={"rates", "optimizer"})
+        keys = self.training.model_dump(exclude={"rates", "optimizer", "backend", "precision", "checkpoint"})
         return Training(**keys, rates=Rates(**self.training.rates.model_dump()), seed=self.seed)
 
     def initial_fields(self, lattice: Lattice) -> InitialFields:

@@ -34,7 +34,7 @@ from bbdfield.studies.config import StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import get_backend
+from solvers.backends import in_words
 from solvers.grids import Grid
 from solvers.stability import excess
 from solvers.sweeps import get_scheme
@@ -59,6 +59,13 @@ CAPTIONS = {
 }
 
 
+def sweeps(config: StudyConfig) -> list[int]:
+    """Numbers in one sweep of each field of the plan."""
+    plan, training = Plan.of(config), config.training_plan()
+    jobs = (*plan.fields.values(), *plan.refined.values())
+    return [job.n_x * job.n_y * config.lattice.channels * training.batch for job in jobs]
+
+
 def check(config: StudyConfig) -> str:
     """Refuse a training or depth step that could only diverge; returns backend and sharpness in words."""
     training, sharp = config.training_plan(), None
@@ -79,7 +86,7 @@ def check(config: StudyConfig) -> str:
         excesses.append(excess(growth.equation))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     coarsest = config.lattice_at(*config.rungs()[0])
-    told = f"{get_backend(config.field.backend).description}; {stable}"
+    told = f"{in_words(config.field.backend, sweeps(config), config.field.precision)}; {stable}"
     if max(excesses) > 0:
         told += f"; short waves grow by at most e^{max(excesses):.2g} beyond the longest"
     if isinstance(coarsest.law, Critical):
@@ -193,7 +200,7 @@ def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, i
     options: dict[str, Any] = {"resume": True, "compression": config.compression(), "progress": progress}
     dataset = config.dataset()
     if job.order is None:
-        run = train(lattice, dataset, training, initial=initial, out=path, **options)
+        run = train(lattice, dataset, training, initial=initial, out=path, **config.training.machine(), **options)
     else:
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
         run = simulate(
@@ -201,7 +208,7 @@ def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, i
             Boundary.draw(dataset, lattice, training),
             order=job.order,
             depth_scheme=config.field.depth_scheme,
-            backend=config.field.backend,
+            **config.field.machine(),
             **config.theory(),
             out=path,
             **options,

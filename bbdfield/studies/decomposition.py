@@ -51,8 +51,8 @@ CAPTIONS = {
 class _ObservedLattice(LatticeSystem):
     """A lattice that is observed before every step, on the samples of the last step and of the next."""
 
-    def __init__(self, observed: dict[str, list[Any]], *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, observed: dict[str, list[Any]], *args: Any, **machine: Any) -> None:
+        super().__init__(*args, **machine)
         self.observed, self.observer = observed, Observer(self)
 
     def step(self, k: int) -> dict[str, float]:
@@ -162,7 +162,7 @@ def _observed(config: DecompositionConfig, out: Path, session: Session) -> Sidec
     boundary = Boundary.draw(config.dataset(), lattice, training)
     lists: dict[str, list[Any]] = {}
     record(
-        _ObservedLattice(lists, lattice, boundary, start),
+        _ObservedLattice(lists, lattice, boundary, start, **config.training.machine()),
         kind="lattice",
         path=out / f"lattice-M{depth:03d}-N{width:03d}.h5",
         boundary=boundary,

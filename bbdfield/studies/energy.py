@@ -292,7 +292,8 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
 def _lattice_system(config: EnergyConfig) -> LatticeSystem:
     lattice = config.lattice_at(*config.rungs()[0])
     boundary = Boundary.draw(config.dataset(), lattice, config.training_plan())
-    return LatticeSystem(lattice, boundary, to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice)))
+    start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
+    return LatticeSystem(lattice, boundary, start, **config.training.machine())
 
 
 @dataclass(frozen=True)
@@ -506,7 +507,7 @@ def _field_system(config: EnergyConfig) -> FieldSystem:
         Boundary.draw(config.dataset(), lattice, config.training_plan()),
         order=config.field.order,
         scheme=config.field.depth_scheme,
-        backend=config.field.backend,
+        **config.field.machine(),
     )
 
 

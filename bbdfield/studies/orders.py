@@ -36,7 +36,7 @@ from bbdfield.studies.config import LadderSection, OrdersConfig, StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import get_backend
+from solvers.backends import in_words
 from solvers.steppers import DAMPED_STEPPERS, STEPPERS
 
 #: an order holds when it is this close to the declared one, and two local orders agree when they are this close
@@ -56,7 +56,7 @@ CAPTIONS = {
 
 def check(config: OrdersConfig) -> str:
     """Refuse a combination that could not run; returns what there is to do in words."""
-    count = 0
+    count, sweeps = 0, []
     for name, ladder, study in config.combinations():
         count += 1
         try:
@@ -64,9 +64,10 @@ def check(config: OrdersConfig) -> str:
                 check_training_step(_lattice_system(study, study.training_plan()))
             else:
                 continuum.check(study)
+                sweeps += continuum.sweeps(study)
         except (InputError, ArithmeticError) as error:
             raise type(error)(f"{name}: {error}") from error
-    return f"{get_backend(config.field.backend).description}; {count} combinations"
+    return f"{in_words(config.field.backend, sweeps or [0], config.field.precision)}; {count} combinations"
 
 
 def compute(config: OrdersConfig, out: Path, session: Session) -> tuple[dict[str, Any], None]:

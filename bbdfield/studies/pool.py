@@ -1,4 +1,4 @@
-"""Independent jobs of a study in parallel processes, one BLAS thread each, which changes no bit of the result.
+"""Independent jobs of a study in parallel processes, one thread each, which changes no bit of the result.
 
 A job computes one trajectory, or whatever else leaves its result in the run directory. Processes are spawned: fork
 after threads have started would deadlock numerical libraries.
@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 from threadpoolctl import threadpool_limits
 
 from bbdfield.studies.kinds import JobProgress
+from solvers.threads import use_threads
 
 Progress = Callable[[int, int, float], None]
 
@@ -95,6 +96,7 @@ def _start_worker(reports: Any) -> None:
     global _reports
     _reports = reports
     threadpool_limits(1)
+    use_threads(1)
 
 
 def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> None:

@@ -6,7 +6,7 @@ import base64
 import json
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -62,32 +62,65 @@ def write_report(run_dir: Path) -> Path:
     kind = _kind(run_dir, config)
     try:
         expected = at(config, "output", "figures") is True
-        figures = _figures(run_dir, kind.CAPTIONS, expected=expected)
-        description = kind.describe(config, scores)
-        body = [
-            f"<h1>{_text(config.get('title') or 'Study ' + run_dir.resolve().name)}</h1>",
-            f"<p>{_text(description.summary)}</p>",
-            _results(description),
-            *(_figure(name, caption, image) for name, caption, image in figures),
-            "<h2>Reproduce</h2>",
-            "<p>The configuration below is complete; the same versions on the same kind of machine give the same"
-            " numbers.</p>",
-            f"<pre>{_text(_command(run_dir))}</pre>",
-            "<h2>Provenance</h2>",
-            _pairs(provenance),
-            "<h2>Configuration</h2>",
-            f"<pre>{_text(config_text)}</pre>",
-        ]
+        return write_page(
+            run_dir / "report.html",
+            str(config.get("title") or f"Study {run_dir.resolve().name}"),
+            kind.describe(config, scores),
+            figures_of(run_dir, kind.CAPTIONS, expected=expected),
+            command=_command(run_dir),
+            note="The configuration below is complete; the same versions on the same kind of machine give the same"
+            " numbers.",
+            provenance=provenance,
+            configuration=config_text,
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{run_dir / 'scores.json'}: not the scores of a study ({type(error).__name__}: {error}); run it again"
         ) from error
     except InputError as error:
         raise InputError(str(error) if str(run_dir) in str(error) else f"{run_dir}: {error}") from error
-    path = run_dir / "report.html"
-    part = run_dir / "report.html.part"
+
+
+def write_page(
+    path: Path,
+    title: str,
+    description: Description,
+    figures: Sequence[tuple[str, str, bytes]],
+    *,
+    command: str,
+    note: str,
+    provenance: Mapping[str, Any],
+    configuration: str | None = None,
+) -> Path:
+    """Write one self-contained page: results, figures, how to repeat them, where they come from.
+
+    Parameters
+    ----------
+    figures : (name, caption, PNG), as `figures_of` finds them.
+    command, note : what repeats the results, and what to expect of that.
+    configuration : the text of config.toml, where there is one.
+
+    Raises
+    ------
+    InputError
+        when the page cannot be written.
+    """
+    body = [
+        f"<h1>{_text(title)}</h1>",
+        f"<p>{_text(description.summary)}</p>",
+        _results(description),
+        *(_figure(name, caption, image) for name, caption, image in figures),
+        "<h2>Reproduce</h2>",
+        f"<p>{_text(note)}</p>",
+        f"<pre>{_text(command)}</pre>",
+        "<h2>Provenance</h2>",
+        _pairs(provenance),
+    ]
+    if configuration is not None:
+        body += ["<h2>Configuration</h2>", f"<pre>{_text(configuration)}</pre>"]
+    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(_page(_text(config.get("title") or "bbdfield study"), "\n".join(body)), encoding="utf-8")
+        part.write_text(_page(_text(title), "\n".join(body)), encoding="utf-8")
         part.replace(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from error
@@ -136,8 +169,14 @@ def _kind(run_dir: Path, config: Mapping[str, Any]) -> Kind:
     return kind_of(name)
 
 
-def _figures(run_dir: Path, captions: Mapping[str, str], *, expected: bool) -> list[tuple[str, str, bytes]]:
-    """(name, caption, PNG) of every figure, the known ones first."""
+def figures_of(run_dir: Path, captions: Mapping[str, str], *, expected: bool = True) -> list[tuple[str, str, bytes]]:
+    """(name, caption, PNG) of every figure in a run directory, the known ones first.
+
+    Raises
+    ------
+    InputError
+        without any that is `expected`, or for one that is no PNG file of this directory.
+    """
     folder = run_dir / "figures"
     paths = {path.stem: path for path in sorted(folder.glob("*.png"))}
     if expected and not paths:

@@ -41,7 +41,7 @@ from bbdfield.studies.config import SignalsConfig
 from bbdfield.studies.describe import Description, Table, decimal, network, number, percent
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import get_backend
+from solvers.backends import in_words
 from solvers.sweeps import get_scheme
 
 Array = npt.NDArray[np.float64]
@@ -132,7 +132,8 @@ def check(config: SignalsConfig) -> str:
     scheme, largest = get_scheme(config.field.depth_scheme), largest_input(boundary, config.field_grid().n_y)
     check_start(fields, config.field.order, scheme, largest=largest, **config.theory())
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"{get_backend(config.field.backend).description}; {stable}"
+    sweep = config.field_grid().n_x * lattice.width * lattice.channels * training.batch
+    return f"{in_words(config.field.backend, [sweep], config.field.precision)}; {stable}"
 
 
 def compute(config: SignalsConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:
@@ -156,14 +157,15 @@ def run_job(job: Job, config: SignalsConfig, out: Path, progress: Callable[[int,
     settings: dict[str, Any] = {"resume": True, "compression": config.compression(), "progress": progress}
     start = config.initial_fields(lattice)
     if job.kind == "lattice":
-        train(lattice, config.dataset(), training, initial=start, out=out / "lattice.h5", **settings).close()
+        machine = config.training.machine()
+        train(lattice, config.dataset(), training, initial=start, out=out / "lattice.h5", **machine, **settings).close()
         return
     simulate(
         start.on(config.field_grid()),
         Boundary.draw(config.dataset(), lattice, training),
         order=config.field.order,
         depth_scheme=config.field.depth_scheme,
-        backend=config.field.backend,
+        **config.field.machine(),
         out=out / "field.h5",
         **config.theory(),
         **settings,

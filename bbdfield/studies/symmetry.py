@@ -43,7 +43,6 @@ from bbdfield.studies.config import SymmetryConfig
 from bbdfield.studies.describe import Description, Table, decimal, listed, network, number
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.moments import Observer
-from solvers.backends import get_backend
 
 #: figures show what a breaking of about this size does to single layers
 SHOWN = 0.1
@@ -114,7 +113,7 @@ def check(config: SymmetryConfig) -> str:
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
     sharp = check_training_step(LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), start))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"{get_backend('numpy').description}; {stable}"
+    return f"NumPy; {stable}"
 
 
 def compute(config: SymmetryConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:
@@ -436,6 +435,7 @@ def _train(config: SymmetryConfig, out: Path, session: Session) -> Run:
         resume=True,
         compression=config.compression(),
         progress=None if report is None else lambda done, total, loss: report(label, done, total, loss),
+        **config.training.machine(),
     )
 
 

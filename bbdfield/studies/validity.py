@@ -66,7 +66,7 @@ from bbdfield.studies.config import ValidityConfig
 from bbdfield.studies.describe import Cell, Description, Table, listed, network, number
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import get_backend
+from solvers.backends import in_words
 from solvers.grids import Grid
 from solvers.interpolation import average_matrix
 from solvers.sweeps import get_scheme
@@ -219,8 +219,9 @@ def check(config: ValidityConfig) -> str:
                 f" {_what(job.ratio)} with {_size(config.validity.windows[0])} ({str(error).split('; ')[0]}); lower"
                 " initial.weight, or use a deeper lattice"
             ) from error
+    sweep = config.field_grid().n_x * lattice.width * lattice.channels * training.batch
     stable = f"τ λ_max <= {sharpest:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"{get_backend(config.field.backend).description}; {stable}"
+    return f"{in_words(config.field.backend, [sweep], config.field.precision)}; {stable}"
 
 
 # one network and its fields
@@ -256,6 +257,7 @@ def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | No
         resume=True,
         compression=config.compression(),
         progress=report(),
+        **config.training.machine(),
     ) as run:
         found = _Fields(config, job, run, out)
         for window in windows:
@@ -333,7 +335,7 @@ class _Fields:
     def _simulate(self, start: FieldState, order: int, progress: Progress | None) -> Run:
         keys = self.config.field
         path = self.out / self.job.field_file
-        options: dict[str, Any] = {"depth_scheme": keys.depth_scheme, "backend": keys.backend, "overwrite": True}
+        options: dict[str, Any] = {"depth_scheme": keys.depth_scheme, "overwrite": True, **keys.machine()}
         return simulate(start, self.run.boundary, order=order, out=path, progress=progress, **options)
 
     def _squares(self, fields: list[tuple[Array, Array]], means: list[tuple[Array, Array]]) -> dict[str, Array]:
