@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from bbdfield.model.run import Run
     from bbdfield.studies.config import AnyStudy
+    from bbdfield.studies.describe import Description
 
 EXIT_INPUT, EXIT_NUMERICS, EXIT_INTERRUPTED = 2, 3, 130
 QUANTITIES = ("z", "w", "b", "loss")
@@ -326,15 +327,18 @@ def print_scores(study: AnyStudy, scores: dict[str, Any], out: Path) -> None:
 
     from bbdfield.studies.kinds import kind_of
 
-    description = kind_of(study.kind).describe(tomllib.loads(study.to_toml()), scores)
-    for i, table in enumerate(description.tables):
-        rows = [[cell if isinstance(cell, str) else _shown(cell) for cell in row] for row in table.rows]
-        title = table.title if i else f"{study.title or study.kind}: {table.title}"
-        _print_table(title, table.head, rows)
-    if description.message:
-        _console().print(description.message, soft_wrap=True)
+    _print_description(study.title or study.kind, kind_of(study.kind).describe(tomllib.loads(study.to_toml()), scores))
     report = out / "report.html"
     click.echo(f"report: {report}" if report.is_file() else f"results: {out}")
+
+
+def _print_description(name: str, description: Description) -> None:
+    """Its tables, the first one under the name of the whole, and what they say."""
+    for i, table in enumerate(description.tables):
+        rows = [[cell if isinstance(cell, str) else _shown(cell) for cell in row] for row in table.rows]
+        _print_table(table.title if i else f"{name}: {table.title}", table.head, rows)
+    if description.message:
+        _console().print(description.message, soft_wrap=True)
 
 
 def _shown(cell: float | None) -> str:
@@ -381,6 +385,7 @@ def train(
             study.dataset(),
             study.training_plan(),
             initial=study.initial_fields(lattice),
+            **study.training.machine(),
             out=out,
             overwrite=overwrite,
             resume=resume,
@@ -401,7 +406,9 @@ def train(
 @click.option("--width-order", type=int, help="Order in a_y for lattices with taps: 0, 1 or 2.  [default: 2]")
 @click.option("--stencil", type=int, default=4, show_default=True, help="Accuracy of derivatives in y: 2, 4 or 6.")
 @click.option("--ill-posed", default="refuse", show_default=True, help="refuse, or cutoff: waves up to π/a_y only.")
-@click.option("--backend", default="auto", show_default=True, help="auto, numpy or cupy.")
+@click.option("--backend", default="auto", show_default=True, help="auto (by size), numpy, numba or cupy.")
+@click.option("--precision", default="float64", show_default=True, help="float64 or float32.")
+@click.option("--checkpoint", type=int, default=0, show_default=True, help="Cells between kept ẑ; 0 keeps all.")
 @_overwrite
 @_resume
 @click.pass_context
@@ -417,6 +424,8 @@ def simulate(
     stencil: int,
     ill_posed: str,
     backend: str,
+    precision: str,
+    checkpoint: int,
     overwrite: bool,
     resume: bool,
 ) -> None:
@@ -429,10 +438,9 @@ def simulate(
 
     from bbdfield.fields.coarse_graining import coarse_grain
     from bbdfield.fields.simulation import simulate as simulate_field
-    from solvers.backends import get_backend
 
     with _open_lattice(lattice) as source, _resumable(context), Progress() as progress, threadpool_limits(1):
-        grid, device = _grid_of(source, n_x, n_y), get_backend(backend)
+        grid = _grid_of(source, n_x, n_y)
         if "initial" in source.config:
             start = source.initial_fields.on(grid)
         else:
@@ -446,14 +454,16 @@ def simulate(
             width_order=width_order,
             stencil=stencil,
             ill_posed=ill_posed,
-            backend=device,
+            backend=backend,
+            precision=precision,
+            checkpoint=checkpoint,
             out=out,
             overwrite=overwrite,
             resume=resume,
             progress=progress.of(f"field order {order} on {grid.n_x}x{grid.n_y}"),
         )
     with recorded:
-        told = f"integrated by {device.description}"
+        told = f"integrated by {recorded.trajectory.attrs['backend']}"
         if ill_posed == "cutoff":
             told += f"; waves above π/a_y = {math.pi / recorded.lattice.a_y:.4g} were cut off"
         click.echo(told, err=True)
@@ -674,7 +684,9 @@ def _flat(value: Any) -> str:
 @cli.command()
 @_json
 def check(as_json: bool) -> None:
-    """Show versions and backends, and run a self-test."""
+    """Show versions and backends, and run a self-test.
+
+    The first time compiled kernels are built, which takes half a minute."""
     facts = environment()
     results = self_test()
     if as_json:
@@ -705,9 +717,11 @@ def environment() -> dict[str, dict[str, str]]:
     from threadpoolctl import threadpool_info
 
     from solvers.backends import available_backends
+    from solvers.compiled import CACHE
+    from solvers.threads import threads as kernel_threads
 
     versions = {"bbdfield": __version__, "python": platform.python_version()}
-    for name in ("numpy", "scipy", "h5py", "matplotlib", "pydantic", "cupy-cuda12x", "cupy-cuda13x"):
+    for name in ("numpy", "numba", "scipy", "h5py", "matplotlib", "pydantic", "cupy-cuda12x", "cupy-cuda13x"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -716,10 +730,11 @@ def environment() -> dict[str, dict[str, str]]:
         Path(library["filepath"]).name: f"{library['num_threads']} threads, {library['user_api']} {library['version']}"
         for library in threadpool_info()
     }
+    kernels = {"compiled kernels": f"{kernel_threads()} threads, machine code is kept in {CACHE}"}
     return {
         "versions": versions,
         "backends": available_backends(),
-        "threads": {"CPUs": str(os.cpu_count()), **threads},
+        "threads": {"CPUs": str(os.cpu_count()), **kernels, **threads},
     }
 
 
@@ -790,7 +805,8 @@ def _lattice_error(backend: str, tied: bool) -> float:
     plan = Training(steps=10, batch=8, rates=Rates(w=5.0, b=0.5, r=0.5), step=0.5, probe=1, seed=3)
     boundary = Boundary.draw(data, lattice, plan)
     start = InitialFields(lattice, seed=3).on(lattice.grid)
-    network = LatticeSystem(lattice, boundary, to_lattice(start))
+    compiled = "numba" if backend == "numba" else "numpy"
+    network = LatticeSystem(lattice, boundary, to_lattice(start), backend=compiled)
     theory = FieldSystem(start, boundary, order=0, scheme="euler", backend=backend)
     for k in range(plan.steps):
         network.step(k)
@@ -801,6 +817,57 @@ def _lattice_error(backend: str, tied: bool) -> float:
         exact, before = getattr(trained, name), getattr(start, name)
         worst = max(worst, float(np.abs(predicted - exact).max() / np.abs(exact - before).max()))
     return worst
+
+
+# ---- how fast is it here?
+
+
+@cli.command()
+@click.option("--only", help="Parts to measure, such as sites,forecast.  [default: sites,scaling,forecast]")
+@click.option("--sizes", default="full", show_default=True, help="full (minutes), or small (seconds; shows nothing).")
+@click.option("--depths", help="Layers of the forecast's lattices.  [default: 64,256,1024,4096]")
+@click.option("--threads", type=click.IntRange(min=1), help="CPUs and threads of every program (default: all).")
+@click.option("--out", type=_FILE, help="Directory for bench.json, figures and report.html.")
+@_overwrite
+@_json
+def bench(
+    only: str | None,
+    sizes: str,
+    depths: str | None,
+    threads: int | None,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure speed here, and against PyTorch and JAX.
+
+    Cost per site, the machine's own ceilings, scaling, and the forecast of deep networks from few cells, all in one run
+    and as ratios. Run it on an idle machine."""
+    from bbdfield.benchmarks.settings import SIZES, Settings, depths_of, parts_of, require_choice
+
+    require_choice("--sizes", sizes, SIZES)
+    parts, layers = parts_of(only), depths_of(depths, sizes)
+    if overwrite and out is None:
+        raise InputError("--overwrite: there is nothing to overwrite without --out")
+
+    from bbdfield.benchmarks.describe import TITLE
+    from bbdfield.benchmarks.describe import describe as describe_benchmark
+    from bbdfield.benchmarks.machine import on_threads
+    from bbdfield.benchmarks.run import measure, prepare, write
+
+    with Progress() as progress, on_threads(threads) as count:
+        if out is not None:
+            prepare(out, overwrite=overwrite)
+        results = measure(Settings(sizes, count, parts, layers, progress.say))
+    written = None if out is None else write(results, out)
+    if as_json:
+        _print_json(results)
+        return
+    description = describe_benchmark(results)
+    click.echo(description.summary)
+    _print_description(TITLE, description)
+    if written is not None:
+        click.echo(f"report: {written}")
 
 
 if __name__ == "__main__":

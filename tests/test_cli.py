@@ -151,7 +151,19 @@ def test_help_and_version_import_nothing_heavy(arguments):
 
 def test_module_and_every_command_have_help():
     done = subprocess.run([sys.executable, "-m", "bbdfield"], cwd=ROOT, capture_output=True, text=True, check=True)
-    commands = ["run", "train", "simulate", "coarse-grain", "compare", "decompose", "plot", "report", "info", "check"]
+    commands = [
+        "run",
+        "train",
+        "simulate",
+        "coarse-grain",
+        "compare",
+        "decompose",
+        "plot",
+        "report",
+        "info",
+        "check",
+        "bench",
+    ]
     listed = done.stdout.partition("Commands:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == commands
     assert not any(line.endswith("...") for line in listed)

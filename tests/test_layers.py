@@ -20,6 +20,7 @@ LAYERS = (
     ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice", "bbdfield.problems", "bbdfield.propagation"),
     ("bbdfield.comparison", "bbdfield.plotting"),
     ("bbdfield.studies",),
+    ("bbdfield.benchmarks",),
     ("bbdfield.cli",),
     ("bbdfield.__main__",),
 )
@@ -101,6 +102,7 @@ def test_imports_point_down():
         ("bbdfield/storage/a.py", "import bbdfield.datasets", "storage must not import bbdfield.datasets"),
         ("bbdfield/model/a.py", "def f():\n    from bbdfield import run", "model must not import bbdfield"),
         ("bbdfield/studies/a.py", "import bbdfield.cli", "studies must not import bbdfield.cli"),
+        ("bbdfield/studies/a.py", "from bbdfield.benchmarks import b", "studies must not import bbdfield.benchmarks"),
         ("bbdfield/errors.py", "from .datasets import c", "errors must not import bbdfield.datasets"),
         ("bbdfield/extras.py", "", "bbdfield.extras has no place in the layers"),
     ],
@@ -116,7 +118,7 @@ def test_a_wrong_import_is_noticed(tmp_path, path, line, complaint):
         "bbdfield/cli.py": "from bbdfield import studies",
         **{
             f"bbdfield/{part}/a.py": "from . import b\nfrom bbdfield import _version, datasets"
-            for part in ("model", "fields", "lattice", "comparison", "plotting", "studies")
+            for part in ("model", "fields", "lattice", "comparison", "plotting", "studies", "benchmarks")
         },
         "bbdfield/storage/a.py": "from solvers import grids\nfrom bbdfield._version import version",
     }

@@ -26,8 +26,10 @@ from solvers.compiled.width import (
     adjoint_state,
     adjoint_taps,
     apply,
+    copy,
     ghosts,
     mirror,
+    zero,
 )
 from solvers.grids import Grid
 from solvers.sweeps import DepthScheme, NodeReconstruction
@@ -146,7 +148,7 @@ def _slopes(kind, s, z, first, second):  # type: ignore[no-untyped-def]
             second[i] = -2.0 * t * d
     elif activations.from_value(kind):  # relu, identity
         activations.slope_of_value(kind, 1.0, s, first)
-        second[:] = 0.0
+        zero(second)
     else:
         activations.slopes(kind, 1.0, z, first, second)
 
@@ -178,7 +180,7 @@ def _stage(model, geometry, taps, bias, z, s, f, work, out):  # type: ignore[no-
     flat_z, flat_out = z.reshape(size), out.reshape(size)
     flat_s = s[reach : reach + n].reshape(size)
     if model.equation >= CRITICAL_0:
-        flat_s[:] = flat_z
+        copy(flat_z, flat_s)
     else:
         activations.value(model.activation, 1.0, flat_z, flat_s)
     ghosts(s, reach, padding)
@@ -194,7 +196,7 @@ def _stage(model, geometry, taps, bias, z, s, f, work, out):  # type: ignore[no-
             for i in range(step):
                 own[i] -= kappa * own_z[i] * own_z[i] * own_z[i]
         if first_order:
-            flat_f[here] = own
+            copy(own, flat_f[here])
             _second_argument(model, 1.0, own_z, flat_s[here], own, work.first[:step], work.second[:step], flat_p[here])
     if not first_order:
         return
@@ -287,7 +289,7 @@ def _project(projection, values, spare):  # type: ignore[no-untyped-def]
     if projection.size:
         n = values.shape[0]
         np.dot(projection, values.reshape(n, values.size // n), spare.reshape(n, values.size // n))
-        values[...] = spare
+        copy(spare, values)
 
 
 @jit
@@ -315,7 +317,7 @@ def _forward(model, geometry, tableau, projection, taps, bias, tape, work, first
             node = tableau.per_cell * cell + tableau.node[i]
             _stage(model, geometry, taps[node], bias[node], at_stage, tape.s[at], tape.f[at % len(tape.f)], work, k[i])
             if len(tape.z) > 1:
-                tape.z[at] = at_stage
+                copy(at_stage, tape.z[at])
             _project(projection, k[i], work.one)
         for i in range(stages):
             weight, slope = h * tableau.b[i], k[i].reshape(size)
@@ -323,7 +325,7 @@ def _forward(model, geometry, tableau, projection, taps, bias, tape, work, first
                 for x in range(size):
                     flat_z[x] += weight * slope[x]
         if sites.size:
-            sites[cell + 1] = z
+            copy(z, sites[cell + 1])
 
 
 @jit
@@ -335,7 +337,7 @@ def _adjoint(model, geometry, tableau, projection, taps, tape, work, lam, first,
     g = work.padded_g[margin : margin + lam.shape[0]]
     flat_lam, flat_g, flat_total = lam.reshape(size), g.reshape(size), total.reshape(size)
     for cell in range(last - 1, first - 1, -1):
-        flat_total[:] = flat_lam
+        copy(lam, total)
         for i in range(stages - 1, -1, -1):
             weight, used = h * tableau.b[i], tableau.b[i] != 0.0
             for j in range(i + 1, stages):
@@ -353,7 +355,7 @@ def _adjoint(model, geometry, tableau, projection, taps, tape, work, lam, first,
                     flat_g[x] = weight * flat_lam[x]
             out = cotangents[i].reshape(size)
             if not used:
-                out[:] = 0.0
+                zero(out)
                 continue
             _project(projection, g, work.one)
             at = (cell - first) * stages + i
@@ -372,14 +374,14 @@ def _adjoint(model, geometry, tableau, projection, taps, tape, work, lam, first,
             )
             for x in range(size):
                 flat_total[x] += out[x]
-        flat_lam[:] = flat_total
+        copy(total, lam)
 
 
 @jit
 def _to_taps(w, stencil, way, taps):  # type: ignore[no-untyped-def]
     """t_k = Σ_p stencil[k, p] ŵ_p; w (nodes, n_y or 1, C, P, C)."""
     nodes, n, channels, components, _ = w.shape
-    taps[...] = 0.0
+    zero(taps)
     for node in range(nodes):
         for k in range(stencil.shape[0]):
             for p in range(components):

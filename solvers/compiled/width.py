@@ -19,33 +19,56 @@ ZEROS, CIRCULAR, REFLECT = range(3)
 
 
 @jit
+def copy(source, out):  # type: ignore[no-untyped-def]
+    """out = source, both contiguous; numba takes seconds to compile an assignment of arrays."""
+    one, other = source.reshape(source.size), out.reshape(out.size)
+    for i in range(one.size):
+        other[i] = one[i]
+
+
+@jit
+def zero(out):  # type: ignore[no-untyped-def]
+    """out = 0, contiguous."""
+    flat = out.reshape(out.size)
+    for i in range(flat.size):
+        flat[i] = 0.0
+
+
+@jit
+def _add(source, out):  # type: ignore[no-untyped-def]
+    one, other = source.reshape(source.size), out.reshape(out.size)
+    for i in range(one.size):
+        other[i] += one[i]
+
+
+@jit
 def ghosts(padded, reach, padding):  # type: ignore[no-untyped-def]
     """Set the K ghost rows at either end from the rows inside."""
     end = padded.shape[0] - reach
     for i in range(reach):
         if padding == ZEROS:
-            padded[i] = 0.0
-            padded[end + i] = 0.0
+            zero(padded[i])
+            zero(padded[end + i])
         elif padding == CIRCULAR:
-            padded[i] = padded[end - reach + i]
-            padded[end + i] = padded[reach + i]
+            copy(padded[end - reach + i], padded[i])
+            copy(padded[reach + i], padded[end + i])
         else:
-            padded[i] = padded[2 * reach - 1 - i]
-            padded[end + i] = padded[end - 1 - i]
+            copy(padded[2 * reach - 1 - i], padded[i])
+            copy(padded[end - 1 - i], padded[end + i])
 
 
 @jit
 def fold(full, reach, padding, out):  # type: ignore[no-untyped-def]
     """The adjoint of padding: every ghost row is added to the row that it was copied from."""
     n = out.shape[0]
-    out[...] = full[reach : reach + n]
+    copy(full[reach : reach + n], out)
     for i in range(reach):
         if padding == CIRCULAR:
-            out[n - reach + i] += full[i]
-            out[i] += full[n + reach + i]
+            _add(full[i], out[n - reach + i])
+            _add(full[n + reach + i], out[i])
         elif padding == REFLECT:
-            out[reach - 1 - i] += full[i]
-            out[n - 1 - i] += full[n + reach + i]
+            _add(full[i], out[reach - 1 - i])
+            _add(full[n + reach + i], out[n - 1 - i])
 
 
 @jit
@@ -62,7 +85,7 @@ def apply(way, taps, padded, y, out):  # type: ignore[no-untyped-def]
         return
     for c in range(channels):
         row = out[c]
-        row[:] = 0.0
+        zero(row)
         for k in range(count):
             for d in range(channels):
                 weight, source = own[c, k * channels + d], padded[y + k, d]
@@ -113,7 +136,7 @@ def adjoint_state(way, taps, mirrored, padded_g, full, padding, out):  # type: i
             window = padded_g[p : p + count].reshape(count * channels, samples)
             np.dot(mirrored[0 if tied else p], window, full[p])
     else:
-        full[...] = 0.0
+        zero(full)
         for y in range(n):
             own = taps[0 if tied else y]
             for c in range(channels):
@@ -168,8 +191,9 @@ def _by_channel(values, rows):  # type: ignore[no-untyped-def]
     for c in range(channels):
         row = rows[c]
         for y in range(n):
-            first = y * samples
-            row[first : first + samples] = values[y, c]
+            source, part = values[y, c], row[y * samples : (y + 1) * samples]
+            for i in range(samples):
+                part[i] = source[i]
 
 
 @jit
@@ -210,8 +234,8 @@ def _correlate(g, s, samples, count, out):  # type: ignore[no-untyped-def]
 def _apply_flat(taps, s, out):  # type: ignore[no-untyped-def]
     count, n = taps.shape[0], out.size
     if taps.shape[2] == 1:
-        out[:] = taps[0, 0, 0] * s[:n]
-        for k in range(1, count):
+        zero(out)
+        for k in range(count):
             weight, source = taps[k, 0, 0], s[k : k + n]
             for y in range(n):
                 out[y] += weight * source[y]
@@ -230,7 +254,7 @@ def _apply_flat(taps, s, out):  # type: ignore[no-untyped-def]
 def _spread_flat(taps, g, full):  # type: ignore[no-untyped-def]
     """full = Σ_k t_k g at y + k, before folding."""
     count, n = taps.shape[0], g.size
-    full[:] = 0.0
+    zero(full)
     for k in range(count):
         row = full[k : k + n]
         if taps.shape[2] == 1:
