@@ -277,7 +277,8 @@ def test_auto_goes_by_size_and_by_what_there_is(signals, problems):
     assert chosen(wide, 16, backend="numba") == "numba"
 
 
-def test_without_compiled_code_numba_is_refused_and_auto_takes_the_reference(signals, problems):
+def test_without_compiled_code_numba_is_refused_and_auto_takes_the_reference(signals, problems, monkeypatch):
+    monkeypatch.setattr("bbdfield.model.activations._REGISTERED", {})
     register_activation("bent", np.arctan, lambda x: 1 / (1 + x * x))
     lattice = problems.lattice(channels=8, width=40, range=Kernel(11 / 80), activation="bent")
     boundary = Boundary.draw(signals, lattice, problems.training(batch=8))
