@@ -13,7 +13,7 @@ SIZES = ("small", "full")
 BLOCKS = {"small": 0.002, "full": 0.15}
 REPEATS = {"small": 2, "full": 7}
 #: the forecast: layers of the lattices, cells of the field, training steps
-DEPTHS = {"small": (8, 12, 16), "full": (64, 256, 1024, 4096)}
+DEPTHS = {"small": (8, 16), "full": (64, 256, 1024, 4096)}
 CELLS = {"small": (4,), "full": (8, 12, 16)}
 STEPS = {"small": 3, "full": 300}
 

@@ -89,7 +89,8 @@ class Work(NamedTuple):
     padded_f: Any
     first: Any  # (n_y·C·L,): σ', σ''
     second: Any
-    mirrored: Any  # taps of the adjoint
+    mirrored: Any  # (C, T·C): tied taps of the adjoint
+    spread: Any  # (T·C, L)
     product: Any  # (C, T·C)
     g_rows: Any  # (C, n_y·L)
     padded_rows: Any  # (C, (n_y + 2K)·L)
@@ -231,10 +232,10 @@ def _stage_adjoint(model, geometry, taps, s, f, z, work, out, taps_bar, bias_bar
     flat_g, flat_out, one = g.reshape(size), out.reshape(size), work.one.reshape(size)
     flat_s, flat_z = s[reach : reach + n].reshape(size), z.reshape(z.size)
     first, second = work.first, work.second
-    if way == PRODUCTS:
+    if way == PRODUCTS and len(taps) == 1:
         mirror(taps, work.mirrored)
     if equation == RESIDUAL_0 or equation == CRITICAL_0:
-        adjoint_state(way, taps, work.mirrored, work.padded_g, work.full, padding, out)
+        adjoint_state(way, taps, work.mirrored, work.padded_g, work.full, work.spread, padding, out)
         if equation == CRITICAL_0:
             for i in range(size):
                 flat_out[i] -= 3.0 * kappa * flat_s[i] * flat_s[i] * flat_g[i]
@@ -251,7 +252,7 @@ def _stage_adjoint(model, geometry, taps, s, f, z, work, out, taps_bar, bias_bar
     # 𝒦[ŵ] in the second place comes with the factor `scale`: ∂/∂p = scale · 𝒦†g
     scale = -half if equation == RESIDUAL_1 else -1.0
     flat_f, flat_f_bar = f.reshape(size), f_bar.reshape(size)
-    adjoint_state(way, taps, work.mirrored, work.padded_g, work.full, padding, work.one)
+    adjoint_state(way, taps, work.mirrored, work.padded_g, work.full, work.spread, padding, work.one)
     if equation == CRITICAL_1:
         for i in range(size):
             one[i] *= scale
@@ -261,7 +262,7 @@ def _stage_adjoint(model, geometry, taps, s, f, z, work, out, taps_bar, bias_bar
         for i in range(size):
             one[i] *= scale
             flat_f_bar[i] = flat_g[i] + first[i] * one[i]
-    adjoint_state(way, taps, work.mirrored, work.padded_f, work.full, padding, out)
+    adjoint_state(way, taps, work.mirrored, work.padded_f, work.full, work.spread, padding, out)
     if equation == CRITICAL_1:
         for i in range(size):
             u = flat_s[i]
@@ -429,8 +430,6 @@ class _Lane:
 
         stages = len(march.scheme.b)
         entries = min(march.segment, march.grid.n_x) * stages
-        products = march.way(channels, samples) == PRODUCTS
-        mirrored = (1 if march.tied else n + 2 * reach, channels, taps * channels) if products else (1, 1, 1)
         arrays = {name: room(*shape) for name in ("z", "stage", "total", "one")}
         arrays |= {name: room(*padded) for name in ("p", "full")}
         arrays |= {name: room(n + 4 * reach, channels, samples) for name in ("padded_g", "padded_f")}
@@ -438,7 +437,8 @@ class _Lane:
         self.work = Work(
             **arrays,
             k=room(stages, *shape),
-            mirrored=room(*mirrored),
+            mirrored=room(channels, taps * channels),
+            spread=room(taps * channels, samples),
             product=room(channels, taps * channels),
             g_rows=room(channels, n * samples),
             padded_rows=room(channels, (n + 2 * reach) * samples),
@@ -484,6 +484,8 @@ class CompiledMarch:
         self.grid, self.scheme, self.tied = grid, scheme, tied
         self.stencil = np.asarray(stencil, self.dtype)
         self.reach = len(stencil) // 2
+        # of kernels: a factor, and no change of layout
+        self._multiple = np.array_equal(stencil, stencil[0, 0] * np.eye(*stencil.shape))
         self.padding = _PADDINGS[padding]
         self.segment = checkpoint or grid.n_x
         kind = _EQUATIONS[type(equation)]
@@ -521,7 +523,10 @@ class CompiledMarch:
             shape = (len(w), count, 1, each.shape[1])
         if self._buffer.shape != shape:
             self._buffer = np.empty(shape, self.dtype)
-        _to_taps(each, self.stencil, way, self._buffer)
+        if way != FLAT and self._multiple:
+            np.multiply(w.reshape(shape), self.stencil[0, 0], out=self._buffer)
+        else:
+            _to_taps(each, self.stencil, way, self._buffer)
         return self._buffer
 
     def _weights(self, taps_bar: np.ndarray, like: np.ndarray, way: int) -> np.ndarray:
@@ -529,6 +534,8 @@ class CompiledMarch:
         if self._w_bar.shape != like.shape:
             self._w_bar = np.empty(like.shape, self.dtype)
         w_bar = self._w_bar
+        if way != FLAT and self._multiple:
+            return np.multiply(taps_bar.reshape(like.shape), self.stencil[0, 0], out=w_bar)
         w_bar[...] = 0.0
         each = w_bar.reshape(len(like), -1, *like.shape[-3:])
         _from_taps(taps_bar, self.stencil, way, each)

@@ -170,11 +170,12 @@ class FieldSystem:
         """The boundary at x = L_x: (loss, λ = ∂ℓ/∂ẑ(L_x) (n_y, C, B), ∂ℓ/∂R), all arrays on the device."""
         xp, modes, (_, channels, samples) = self.xp, self._readout.shape[1], z_end.shape
         logits, moments, matrix = self._logits(z_end, r)
-        pulled = xp.permute_dims(self.loss.gradient(logits, targets), (1, 0))
+        losses, pulled = self.loss.per_sample_and_gradient(logits, targets)
+        pulled = xp.permute_dims(pulled, (1, 0))
         back = xp.reshape(xp.matmul(xp.permute_dims(matrix, (1, 0)), pulled), (modes, channels * samples))
         lam = xp.reshape(xp.matmul(self._readout, back), z_end.shape)
         r_bar = xp.reshape(xp.matmul(pulled, xp.permute_dims(moments, (1, 0))), (r.shape[0], modes, channels))
-        return self.loss.value(logits, targets), lam, xp.permute_dims(r_bar, (0, 2, 1))
+        return float(xp.mean(losses)), lam, xp.permute_dims(r_bar, (0, 2, 1))
 
     def gradient(self, u: tuple[Array, ...], z0: np.ndarray, targets: np.ndarray) -> tuple[float, tuple[Array, ...]]:
         """Loss and its functional gradient (δℓ/δŵ, δℓ/δb̂, ∂ℓ/∂R) on one set of samples, z0 (n_y, C, B)."""

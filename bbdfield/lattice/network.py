@@ -430,10 +430,9 @@ class Network:
         basis = self._basis(len(z_last), modes)
         matrix, moments = _readout_matrix(r), _moments(z_last, basis)
         logits = moments.T @ matrix.T
-        pulled = self.loss.gradient(logits, targets)
+        losses, pulled = self.loss.per_sample_and_gradient(logits, targets)
         r_gradient[...] = (pulled.T @ moments.T).reshape(len(r), modes, -1).transpose(0, 2, 1)
         delta[...] = (basis @ (matrix.T @ pulled.T).reshape(modes, -1)).reshape(z_last.shape)
-        losses = self.loss.value_per_sample(logits, targets)
         return float(np.add.reduce(losses)) / len(losses), logits  # `Loss.value`, at a third of its price
 
     def _basis(self, cells: int, modes: int) -> Array:

@@ -95,25 +95,21 @@ def apply(way, taps, padded, y, out):  # type: ignore[no-untyped-def]
 
 @jit
 def mirror(taps, mirrored):  # type: ignore[no-untyped-def]
-    """Taps of the adjoint as a product: tied (1, C, T·C), A[d, v, c] = t[c, 2K−v, d]; untied at the padded rows
-    p (n_y + 2K, C, T·C), A[p, d, v, c] = t[p−2K+v, c, 2K−v, d], zero where that is outside.
-    """
-    n, channels, width = taps.shape
+    """Tied taps of the adjoint as a product (C, T·C): A[d, v, c] = t[c, 2K−v, d]."""
+    channels, width = mirrored.shape
     count = width // channels
-    for p in range(mirrored.shape[0]):
-        for v in range(count):
-            y = p - (count - 1) + v if n > 1 else 0
-            at, source = v * channels, (count - 1 - v) * channels
-            for c in range(channels):
-                for d in range(channels):
-                    mirrored[p, d, at + c] = taps[y, c, source + d] if 0 <= y < n else 0.0
+    for v in range(count):
+        at, source = v * channels, (count - 1 - v) * channels
+        for c in range(channels):
+            for d in range(channels):
+                mirrored[d, at + c] = taps[0, c, source + d]
 
 
 @jit
-def adjoint_state(way, taps, mirrored, padded_g, full, padding, out):  # type: ignore[no-untyped-def]
+def adjoint_state(way, taps, mirrored, padded_g, full, spread, padding, out):  # type: ignore[no-untyped-def]
     """out = 𝒦† g, with g (n_y, C, L) in the middle of padded_g (n_y + 4K, C, L), between zeros that stay.
 
-    mirrored : from `mirror` (PRODUCTS only).   full : room like padded values.
+    mirrored : from `mirror` (PRODUCTS, tied).   full : room like padded values.   spread : room (T·C, L).
     """
     n, channels, samples = out.shape
     reach = (padded_g.shape[0] - n) // 4
@@ -129,12 +125,17 @@ def adjoint_state(way, taps, mirrored, padded_g, full, padding, out):  # type: i
             inner = padded_g[reach : 3 * reach + n]
             ghosts(inner, reach, padding)
             for y in range(n):
-                np.dot(mirrored[0], inner[y : y + count].reshape(count * channels, samples), out[y])
+                np.dot(mirrored, inner[y : y + count].reshape(count * channels, samples), out[y])
             ghosts(inner, reach, ZEROS)
             return
-        for p in range(n + 2 * reach):
-            window = padded_g[p : p + count].reshape(count * channels, samples)
-            np.dot(mirrored[0 if tied else p], window, full[p])
+        if tied:
+            for p in range(n + 2 * reach):
+                np.dot(mirrored, padded_g[p : p + count].reshape(count * channels, samples), full[p])
+        else:
+            zero(full)
+            for y in range(n):
+                np.dot(taps[y].T, g[y], spread)
+                _add(spread, full[y : y + count])
     else:
         zero(full)
         for y in range(n):

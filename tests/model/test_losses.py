@@ -59,6 +59,16 @@ def test_value_and_gradient_match_torch(name, kind, scale):
     assert loss.value(logits, targets) == pytest.approx(expected.mean(), rel=1e-13)
 
 
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_both_at_once_are_the_same_bits(name, kind):
+    rng = np.random.default_rng(5)
+    loss, logits = get_loss(name), 3.0 * rng.standard_normal((SAMPLES, OUTPUTS))
+    targets = prepare_targets(loss, targets_of(kind, rng), OUTPUTS)
+    values, gradient = loss.per_sample_and_gradient(logits, targets)
+    np.testing.assert_array_equal(values, loss.value_per_sample(logits, targets))
+    np.testing.assert_array_equal(gradient, loss.gradient(logits, targets))
+
+
 def test_means_over_the_batch_are_those_of_torch():
     rng = np.random.default_rng(4)
     logits, p = rng.standard_normal((SAMPLES, OUTPUTS)), rng.dirichlet(np.ones(OUTPUTS), SAMPLES)
