@@ -378,7 +378,7 @@ def train(
     study = load_config(config, overrides)
     first = study.rungs()[0]
     lattice = study.lattice_at(first[0] if depth is None else depth, first[1] if width is None else width)
-    # One thread, as in `run`: sums then come out bit for bit the same.
+    # One BLAS thread, as in `run`: sums then come out bit for bit the same.
     with _resumable(context), Progress() as progress, threadpool_limits(1):
         recorded = train_lattice(
             lattice,
@@ -393,6 +393,7 @@ def train(
             progress=progress.of(f"lattice M={lattice.depth} N={lattice.width}"),
         )
     with recorded:
+        click.echo(f"trained by {_computed_by(recorded)}", err=True)
         _print_summary(recorded)
 
 
@@ -463,11 +464,18 @@ def simulate(
             progress=progress.of(f"field order {order} on {grid.n_x}x{grid.n_y}"),
         )
     with recorded:
-        told = f"integrated by {recorded.trajectory.attrs['backend']}"
+        told = f"integrated by {_computed_by(recorded)}"
         if ill_posed == "cutoff":
             told += f"; waves above π/a_y = {math.pi / recorded.lattice.a_y:.4g} were cut off"
         click.echo(told, err=True)
         _print_summary(recorded)
+
+
+def _computed_by(recorded: Run) -> str:
+    from solvers.threads import threads
+
+    backend = recorded.trajectory.attrs.get("backend") or "an earlier version"
+    return f"{backend} on {threads()} threads" if backend.startswith("numba") else backend
 
 
 @cli.command("coarse-grain")

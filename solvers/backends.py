@@ -9,15 +9,13 @@ Users only ever see NumPy arrays; the device holds the state of a sweep and noth
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from solvers.errors import InputError
-from solvers.threads import threads
 
 Array = Any  # an array of whichever namespace is in use
 
@@ -61,11 +59,13 @@ def _numpy(precision: str = "float64") -> Backend:
 
 def _numba(precision: str = "float64") -> Backend:
     try:
-        version = importlib.metadata.version("numba")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InputError("backend 'numba': numba is not installed; install it, or use backend = \"numpy\"") from error
-    count = threads()
-    return _host("numba", f"numba {version} on {count} CPU thread{'s' if count > 1 else ''}", precision)
+        import numba
+    except ImportError as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"backend 'numba': numba cannot be imported ({reason}); install it anew, or use backend = \"numpy\""
+        ) from error
+    return _host("numba", f"numba {numba.__version__} on the CPU", precision)
 
 
 def _cupy(precision: str = "float64") -> Backend:
@@ -124,12 +124,20 @@ def available_backends() -> dict[str, str]:
     return found
 
 
+def check_checkpoint(key: str, checkpoint: object) -> int:
+    """A checkpoint's distance, or InputError that names its key."""
+    if isinstance(checkpoint, (int, np.integer)) and not isinstance(checkpoint, bool) and checkpoint >= 0:
+        return int(checkpoint)
+    raise InputError(f"{key} = {checkpoint!r}: needs a whole number, or 0 to keep everything")
+
+
 def get_backend(name: str | Backend = "auto", *, values: int | None = None, precision: str = "float64") -> Backend:
     """The backend of that name.
 
     Parameters
     ----------
-    name : "numpy", "numba", "cupy" or "auto": by size the GPU if one answers, else compiled code, else NumPy.
+    name : "numpy", "numba", "cupy" or "auto": by size the GPU if one answers, else compiled code, else NumPy; or a
+        backend, which is returned.
     values : numbers per sweep, for "auto"; None counts as many.
     precision : "float64" or "float32".
 
@@ -138,10 +146,15 @@ def get_backend(name: str | Backend = "auto", *, values: int | None = None, prec
     InputError
         for an unknown name or precision, or a backend that cannot run here.
     """
-    if isinstance(name, Backend):
-        return name
     if precision not in PRECISIONS:
         raise InputError(f"precision '{precision}' does not exist; use one of {', '.join(PRECISIONS)}")
+    if isinstance(name, Backend):
+        if precision not in ("float64", name.precision):
+            raise InputError(
+                f"precision = '{precision}', but the backend given computes in {name.precision};"
+                f' use get_backend("{name.name}", precision="{precision}")'
+            )
+        return name
     if name == "auto":
         for make, least in ((_cupy, CUPY_FROM), (_numba, NUMBA_FROM)):
             if values is None or values >= least:
@@ -153,13 +166,3 @@ def get_backend(name: str | Backend = "auto", *, values: int | None = None, prec
     if name not in BACKENDS:
         raise InputError(f"backend '{name}' does not exist; use one of auto, {', '.join(BACKENDS)}")
     return BACKENDS[name](precision)
-
-
-def in_words(name: str, sizes: Iterable[int], precision: str = "float64") -> str:
-    """What runs sweeps of these sizes: one description, or where "auto" changes from one to another."""
-    found: dict[str, list[int]] = {}
-    for size in sorted(sizes):
-        found.setdefault(get_backend(name, values=size, precision=precision).description, []).append(size)
-    if len(found) == 1:
-        return next(iter(found))
-    return "; ".join(f"{words} for sweeps of {min(part):,} to {max(part):,} numbers" for words, part in found.items())

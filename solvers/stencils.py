@@ -130,7 +130,7 @@ class DifferenceOperator:
         if self.tied:
             products = xp.sum(products, axis=0)
         products = xp.reshape(products, (*products.shape[:-1], self.taps, s.shape[1]))
-        return xp.matmul(xp.permute_dims(self._to_taps, (1, 0)), products)
+        return xp.matmul(xp.permute_dims(xp.asarray(self._to_taps, dtype=s.dtype), (1, 0)), products)
 
     def symbol(self, w: np.ndarray, q: np.ndarray) -> np.ndarray:
         """The operator on e^{iqy} with ŵ frozen, on an infinite grid: Σ_n m_n κ_n(q), exact for these stencils.
@@ -160,7 +160,7 @@ class DifferenceOperator:
 
     def _taps(self, w: Array) -> Array:
         """(..., C, taps, C): the sum over taps that the differences amount to."""
-        return self.xp.matmul(self._to_taps, w)
+        return self.xp.matmul(self.xp.asarray(self._to_taps, dtype=w.dtype), w)
 
 
 def _side_by_side(xp: Any, taps: Array) -> Array:

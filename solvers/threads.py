@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -21,8 +21,10 @@ _count: int | None = None
 _pool: ThreadPoolExecutor | None = None
 
 
-def use_threads(count: int) -> None:
-    """Let kernels run on so many threads (default: the CPUs that this process may use, or OMP_NUM_THREADS).
+def use_threads(count: int | None) -> int | None:
+    """Let kernels run on so many threads; None: the CPUs that this process may use, or OMP_NUM_THREADS.
+
+    Returns what was set before, to be set again.
 
     Raises
     ------
@@ -30,11 +32,22 @@ def use_threads(count: int) -> None:
         for a count below 1.
     """
     global _count, _pool
-    if count < 1:
+    if count is not None and count < 1:
         raise InputError(f"threads = {count}: needs at least 1")
     if _pool is not None:
         _pool.shutdown()
-    _count, _pool = count, None
+    before, _count, _pool = _count, count, None
+    return before
+
+
+def _forget_pool() -> None:
+    """A forked child has the pool but not its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def threads() -> int:
@@ -64,5 +77,9 @@ def run_lanes(kernel: Callable[..., Any], lanes: Sequence[tuple[Any, ...]]) -> N
     if _pool is None:
         _pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
     with _libraries().limit(limits=1, user_api="blas"):
-        for _ in _pool.map(lambda arguments: kernel(*arguments), lanes):
-            pass
+        futures = [_pool.submit(kernel, *arguments) for arguments in lanes]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            wait(futures)  # after an interrupt, too: lanes write into arrays that the next step will use

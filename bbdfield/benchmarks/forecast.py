@@ -112,10 +112,11 @@ def cold_seconds(depth: int, cells: int) -> float | None:
 
 def _forecasts(problems: dict[int, Problem], settings: Settings) -> list[dict[str, Any]]:
     """Complete runs of all fields, in turns, compiled before."""
-    systems, starts = {}, {}
+    systems, starts, backends = {}, {}, {}
     for depth, problem in problems.items():
         for cells in settings.cells:
-            backend, system = fastest_field(problem, Grid(cells, problem.lattice.width), ORDER, SCHEME)
+            grid = Grid(cells, problem.lattice.width)
+            backends[depth, cells], system = fastest_field(problem, grid, ORDER, SCHEME)
             starts[depth, cells] = system.state()
             system.step(0)
             systems[depth, cells] = system
@@ -132,9 +133,8 @@ def _forecasts(problems: dict[int, Problem], settings: Settings) -> list[dict[st
     for (depth, cells), times in seconds.items():
         _require_finite(losses[depth, cells], f"field of {depth} layers on {cells} cells")
         timing = Timing.of(times, settings.steps).to_dict()
-        rows.append(
-            {"depth": depth, "cells": cells, "backend": backend, "seconds": timing, "loss": losses[depth, cells]}
-        )
+        row = {"depth": depth, "cells": cells, "backend": backends[depth, cells], "seconds": timing}
+        rows.append({**row, "loss": losses[depth, cells]})
     return rows
 
 

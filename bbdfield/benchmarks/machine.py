@@ -183,15 +183,17 @@ def on_threads(count: int | None) -> Iterator[int]:
     InputError
         for less than one thread, or more than CPUs.
     """
-    before, allowed = threads_here(), None
-    count = before if count is None else count
+    allowed = None
+    given, count = count, threads_here() if count is None else count
     if hasattr(os, "sched_getaffinity"):
         allowed = os.sched_getaffinity(0)
+        if given is None:  # OMP_NUM_THREADS may ask for more
+            count = min(count, len(allowed))
         if count > len(allowed):
             raise InputError(f"--threads {count}: this process may use {len(allowed)} CPUs; give at most as many")
         os.sched_setaffinity(0, sorted(allowed)[:count])
+    before = use_threads(count)
     try:
-        use_threads(count)
         with threadpool_limits(count):
             yield count
     finally:

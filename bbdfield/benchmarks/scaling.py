@@ -61,10 +61,11 @@ def _axis(
     name: str, makers: dict[str, dict[int, Make]], pytorch_problems: dict[int, Problem], settings: Settings
 ) -> list[dict[str, Any]]:
     programs: dict[str, Program] = {}
-    backends: dict[str, str] = {}
+    backends: dict[str, list[str]] = {}
     for program, ladder in makers.items():
         for size, make in ladder.items():
-            backends[program], system = make()
+            backend, system = make()
+            backends.setdefault(program, []).append(backend)
             steps = system.boundary.training.steps
             programs[f"{program} {size}"] = Program(_stepping(system, steps), system.backend.synchronize)
     for size, problem in pytorch_problems.items():
@@ -82,7 +83,7 @@ def _axis(
             {
                 "axis": name,
                 "program": program,
-                "backend": backends.get(program, program),
+                "backend": " or ".join(dict.fromkeys(backends.get(program, [program]))),
                 "sizes": sizes,
                 "seconds": [timing.to_dict() for timing in seconds],
                 "time": exponent(sizes, [timing.median for timing in seconds]),

@@ -32,7 +32,7 @@ from solvers.compiled.width import (
     zero,
 )
 from solvers.grids import Grid
-from solvers.sweeps import DepthScheme, NodeReconstruction
+from solvers.sweeps import DepthScheme
 from solvers.threads import run_lanes
 
 RESIDUAL_0, RESIDUAL_1, CRITICAL_0, CRITICAL_1 = range(4)
@@ -51,12 +51,13 @@ PRODUCTS_FROM = 3
 
 
 class Model(NamedTuple):
-    """What is integrated: the equation, σ by its number, a_x/2 and κ."""
+    """What is integrated: the equation, σ by its number, a_x/2, κ, and whether the tape keeps ẑ."""
 
     equation: int
     activation: int
     half: float
     kappa: float
+    keeps_z: bool
 
 
 class Geometry(NamedTuple):
@@ -317,7 +318,7 @@ def _forward(model, geometry, tableau, projection, taps, bias, tape, work, first
             at = (cell - first) * stages + i if keep else 0
             node = tableau.per_cell * cell + tableau.node[i]
             _stage(model, geometry, taps[node], bias[node], at_stage, tape.s[at], tape.f[at % len(tape.f)], work, k[i])
-            if len(tape.z) > 1:
+            if model.keeps_z:
                 copy(at_stage, tape.z[at])
             _project(projection, k[i], work.one)
         for i in range(stages):
@@ -446,7 +447,7 @@ class _Lane:
         self.tape = Tape(
             s=room(entries, *padded),
             f=room(entries if march.model.equation in (RESIDUAL_1, CRITICAL_1) else 1, *shape),
-            z=room(entries if march.keeps_z else 1, *shape),
+            z=room(entries if march.model.keeps_z else 1, *shape),
         )
         segments = -(-march.grid.n_x // march.segment)
         self.checkpoints = room(segments, *shape)
@@ -492,15 +493,14 @@ class CompiledMarch:
         activation = getattr(equation, "activation", None)
         half = getattr(equation, "half", 0.5 * getattr(equation, "a_x", 0.0))
         name = "identity" if activation is None else activation.name
-        self.model = Model(kind, activations.KINDS[name], half, getattr(equation, "kappa", 0.0))
-        self.keeps_z = kind < CRITICAL_0 and not activations.from_value(self.model.activation)
+        keeps_z = kind < CRITICAL_0 and not activations.from_value(activations.KINDS[name])
+        self.model = Model(kind, activations.KINDS[name], half, getattr(equation, "kappa", 0.0), keeps_z)
         stages = len(scheme.b)
         a = np.zeros((stages, stages))
         for i, row in enumerate(scheme.a):
             a[i, : len(row)] = row
         node = np.array(scheme.nodes) if scheme.nodal else np.zeros(stages, int)
         self.tableau = Tableau(a, np.array(scheme.b), node, 2 if scheme.nodal else 1, grid.h_x)
-        self.reconstruction = NodeReconstruction(grid, scheme)
         self._lanes: dict[tuple[int, ...], list[_Lane]] = {}
         self._last: tuple[Any, ...] = ()
         self._buffer = np.empty((0, 0, 0, 0), self.dtype)
@@ -596,8 +596,16 @@ class CompiledMarch:
         """Cotangents of ŵ and b̂ at the nodes, summed over samples, for λ on the last site of the last `forward`.
 
         They are valid until the next call.
+
+        Raises
+        ------
+        ValueError
+            without a `forward` of its own: the tape serves once.
         """
+        if not self._last:
+            raise ValueError("adjoint needs a forward march that kept its tape")
         lanes, own, w = self._last
+        self._last = ()
         n_x, segment = self.grid.n_x, self.segment
         none = np.zeros((0, *lanes[0].lam.shape), self.dtype)
 

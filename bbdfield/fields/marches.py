@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from bbdfield.errors import InputError
+from bbdfield.fields.well_posedness import STENCIL
+from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import Lattice
+from bbdfield.model.scalings import BulkEquation
 from solvers.backends import Backend, get_backend
 from solvers.grids import Grid
 from solvers.sweeps import DepthMarch, Sweep
@@ -56,8 +59,10 @@ class ArrayMarch:
         return self._last.z[-1]
 
     def adjoint(self, lam: Array) -> Nodes:
-        assert self._nodes is not None
-        nodes, sweep, self._last = self._nodes, self._last, None
+        nodes, last, self._last = self._nodes, self._last, None
+        if nodes is None or last is None:
+            raise ValueError("adjoint needs a forward march that kept its tape")
+        sweep: Sweep | None = last
         w_bar, b_bar = (self._xp.zeros_like(part) for part in nodes)
 
         def add(node: int, cotangents: tuple[Array, ...]) -> None:
@@ -75,32 +80,40 @@ class ArrayMarch:
         return self._xp.stack(self._march.forward(z0, nodes, keep=False).z)
 
 
+def theory(
+    xp: Any, lattice: Lattice, grid: Grid, order: int, width_order: int | None = None, stencil: int = STENCIL
+) -> tuple[Any, BulkEquation]:
+    """Width operator and bulk equation on a grid."""
+    operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
+    return operator, lattice.law.bulk(order, operator, get_activation(lattice.activation), lattice.a_x)
+
+
 def choose_backend(
     name: str | Backend,
     lattice: Lattice,
     grid: Grid,
-    equation: Any,
-    operator: Any,
+    order: int,
     *,
     samples: int,
     precision: str = "float64",
+    width_order: int | None = None,
+    stencil: int = STENCIL,
 ) -> Backend:
     """The backend by name, or for "auto" the fastest for this problem; never by the number of steps or threads.
 
-    equation, operator : of the problem, on any namespace.   samples : of a sweep.
+    samples : of a training step.
 
     Raises
     ------
     InputError
         for a backend that cannot run here, or has no code for the problem.
     """
-    if isinstance(name, Backend):
-        return name
     backend = get_backend(name, values=grid.n_x * grid.n_y * lattice.channels * samples, precision=precision)
     if backend.name != "numba":
         return backend
     from bbdfield.fields.compiled import unsupported
 
+    operator, equation = theory(np, lattice, grid, order, width_order, stencil)
     reason = unsupported(equation)
     if name == "auto":
         fourier = getattr(operator, "method", "") == "fft" and operator.taps >= FOURIER_FROM

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from bbdfield.fields.marches import CHUNK, CHUNKS, choose_backend, make_march
+from bbdfield.fields.marches import CHUNK, CHUNKS, choose_backend, make_march, theory
 from bbdfield.fields.well_posedness import STENCIL, admit, check, largest_input, unbounded
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
@@ -27,7 +27,7 @@ from bbdfield.model.regularisation import Regularised, cutoff_matrix
 from bbdfield.model.run import Run, record
 from bbdfield.model.scalings import BulkEquation
 from solvers.adaptive import adaptive_advance
-from solvers.backends import Backend
+from solvers.backends import Backend, check_checkpoint
 from solvers.steppers import get_damped_stepper, get_stepper
 from solvers.sweeps import DepthMarch, get_scheme
 
@@ -59,19 +59,14 @@ class FieldSystem:
         lattice, grid = self.lattice, self.grid
         self.activation, self.loss = get_activation(lattice.activation), get_loss(lattice.loss)
         self.tied = lattice.range.tied
-
-        def theory(xp: Any) -> tuple[Any, BulkEquation]:
-            operator = lattice.range.operator(xp, grid, lattice.a_y, lattice.padding, width_order, stencil)
-            return operator, lattice.law.bulk(order, operator, self.activation, lattice.a_x)
-
-        operator, equation = theory(np)
-        samples = boundary.training.batch
-        sizes: dict[str, Any] = {"samples": samples, "precision": precision}
-        self.backend = choose_backend(backend, lattice, grid, equation, operator, **sizes)
+        checkpoint = check_checkpoint("field.checkpoint", checkpoint)
+        expansion: dict[str, Any] = {"width_order": width_order, "stencil": stencil}
+        sizes: dict[str, Any] = {"samples": boundary.training.batch, "precision": precision}
+        self.backend = choose_backend(backend, lattice, grid, order, **sizes, **expansion)
         xp = self.xp = self.backend.xp
         self._chunk = CHUNKS.get(self.backend.name, CHUNK)
-        if xp is not np:
-            operator, equation = theory(xp)
+        equation: BulkEquation
+        operator, equation = theory(xp, lattice, grid, order, **expansion)
         self._largest = largest_input(boundary, grid.n_y)
         self._seen: float | None = None  # the same over all depths, once the probe set has been sent through
         self.q_max = admit(start, operator, ill_posed, self._largest)
@@ -342,10 +337,10 @@ def simulate(
         when the equation is ill posed, at the start or as weights train, or a value ceases to be finite; what was
         recorded stays in the file.
     """
-    theory: dict[str, Any] = {"width_order": width_order, "stencil": stencil, "ill_posed": ill_posed}
+    options: dict[str, Any] = {"width_order": width_order, "stencil": stencil, "ill_posed": ill_posed}
     machine: dict[str, Any] = {"backend": backend, "precision": precision, "checkpoint": checkpoint}
-    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, **machine, **theory)
-    config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y, **theory}
+    system = FieldSystem(start, boundary, order=order, scheme=depth_scheme, **machine, **options)
+    config = {"order": order, "depth_scheme": depth_scheme, "n_x": start.grid.n_x, "n_y": start.grid.n_y, **options}
     return record(
         system,
         kind="field",

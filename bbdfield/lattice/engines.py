@@ -18,7 +18,7 @@ from bbdfield.errors import InputError
 from bbdfield.lattice.network import PADDINGS, Network, check_padding, readout
 from bbdfield.model.activations import is_built_in
 from bbdfield.model.architecture import Lattice
-from solvers.backends import NUMBA_FROM, Backend, get_backend
+from solvers.backends import NUMBA_FROM, Backend, check_checkpoint, get_backend
 from solvers.threads import run_lanes
 
 Parameters = tuple[np.ndarray, ...]
@@ -48,6 +48,7 @@ class Engine(Protocol):
     """
 
     backend: Backend
+    network: Network
 
     def native(self, u: Parameters) -> Parameters: ...
     def restored(self, u: Parameters) -> Parameters: ...
@@ -298,8 +299,7 @@ def choose(
     InputError
         for a backend that does not exist here or has no code for this lattice, and float32 or checkpoints with NumPy.
     """
-    if not (isinstance(checkpoint, int) and not isinstance(checkpoint, bool) and checkpoint >= 0):
-        raise InputError(f"training.checkpoint = {checkpoint!r}: needs a whole number of layers, or 0 to keep all")
+    checkpoint = check_checkpoint("training.checkpoint", checkpoint)
     compiled = is_built_in(lattice.activation)
     name = backend.name if isinstance(backend, Backend) else backend
     wanted = checkpoint > 0 or precision != "float64"
@@ -318,7 +318,7 @@ def choose(
         )
     if name not in ("numpy", "numba"):
         raise InputError(f'training.backend = "{name}": lattices train on the CPU; use auto, numpy or numba')
-    found = backend if isinstance(backend, Backend) else get_backend(name, precision=precision)
+    found = get_backend(backend if isinstance(backend, Backend) else name, precision=precision)
     if name == "numpy":
         if found.precision != "float64":
             raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bbdfield.datasets import Dataset
-from bbdfield.lattice.engines import Parameters, Part, choose
+from bbdfield.lattice.engines import Engine, Parameters, Part, choose
 from bbdfield.lattice.growth import check_lattice_growth
 from bbdfield.lattice.network import Network
 from bbdfield.model.activations import get_activation
@@ -25,6 +25,21 @@ from solvers.steppers import Rate, get_damped_stepper, rk4_step
 
 #: samples per back-propagation; larger batches are summed over chunks so that memory stays bounded
 CHUNK = 256
+
+
+def engine_of(
+    lattice: Lattice, batch: int, backend: str | Backend = "auto", precision: str = "float64", checkpoint: int = 0
+) -> Engine:
+    """What trains this lattice; parameters and errors as those of `LatticeSystem`."""
+    network = Network(
+        lattice.law.activation(get_activation(lattice.activation), lattice.a_x),
+        get_loss(lattice.loss),
+        lattice.padding,
+        lattice.a_y,
+        lattice.length_y,
+        lattice.law.skip,
+    )
+    return choose(lattice, network, batch, backend, precision, checkpoint)
 
 
 class LatticeSystem:
@@ -56,16 +71,9 @@ class LatticeSystem:
         checkpoint: int = 0,
     ) -> None:
         self.lattice, self.boundary = lattice, boundary
-        self.network = Network(
-            lattice.law.activation(get_activation(lattice.activation), lattice.a_x),
-            get_loss(lattice.loss),
-            lattice.padding,
-            lattice.a_y,
-            lattice.length_y,
-            lattice.law.skip,
-        )
         training = boundary.training
-        self._engine = choose(lattice, self.network, training.batch, backend, precision, checkpoint)
+        self._engine = engine_of(lattice, training.batch, backend, precision, checkpoint)
+        self.network = self._engine.network
         self.backend = self._engine.backend
         self._matrix = lattice.range.taps(lattice.a_y)
         self.rates = learning_rates(lattice, 1.0, training.rates)  # η per group: τη is the learning rate
@@ -116,6 +124,8 @@ class LatticeSystem:
 
     def step(self, k: int) -> dict[str, float]:
         """From t = kτ to (k+1)τ on the step's samples; returns the loss of its first gradient.
+
+        Compiled SGD moves the parameters in place: after an interrupt inside a step, `load` a state before going on.
 
         SGD: θ ← θ − τη ∂ℓ/∂θ. Flows: Runge-Kutta for θ̇ = −η ∂ℓ/∂θ. With inertia μ = 1/(ηγ): θ̈ + γθ̇ = −γη ∂ℓ/∂θ.
         """

@@ -87,6 +87,8 @@ def record(
     if resume and path.exists():
         with Trajectory(path) as old:
             if old.complete:
+                if old.config.get("start") != full["start"]:  # perhaps because float32 rounds it
+                    _same_backend(path, old.attrs.get("backend"), machine)
                 _same_config(path, old.config, full)
                 return Run(path)
             _same_backend(path, old.attrs.get("backend"), machine)

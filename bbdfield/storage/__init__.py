@@ -2,7 +2,7 @@
 
 from bbdfield.storage.reader import Trajectory, Variable, content_digest, migrate
 from bbdfield.storage.schema import SCHEMA_VERSION
-from bbdfield.storage.writer import TrajectoryWriter, git_revision
+from bbdfield.storage.writer import TrajectoryWriter, git_revision, package_version
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -12,4 +12,5 @@ __all__ = [
     "content_digest",
     "git_revision",
     "migrate",
+    "package_version",
 ]

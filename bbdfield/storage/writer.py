@@ -418,11 +418,7 @@ def _close_quietly(file: h5py.File) -> None:
 def provenance() -> dict[str, Any]:
     """Who wrote this, when and how: what a repetition needs besides the configuration."""
     versions = {"python": platform.python_version()}
-    for package in ("numpy", "numba", "scipy", "h5py", "bbdfield"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions |= {package: package_version(package) for package in ("numpy", "numba", "scipy", "h5py", "bbdfield")}
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return {
         "created": created,
@@ -430,6 +426,14 @@ def provenance() -> dict[str, Any]:
         "git_revision": git_revision(),
         "command": shlex.join(sys.argv),
     }
+
+
+def package_version(name: str) -> str:
+    """The installed version; "not installed" without one."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 @cache

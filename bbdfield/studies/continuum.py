@@ -33,8 +33,8 @@ from bbdfield.studies import describe as words
 from bbdfield.studies.config import StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import field_machine, in_words, lattice_machine
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import in_words
 from solvers.grids import Grid
 from solvers.stability import excess
 from solvers.sweeps import get_scheme
@@ -59,22 +59,31 @@ CAPTIONS = {
 }
 
 
-def sweeps(config: StudyConfig) -> list[int]:
-    """Numbers in one sweep of each field of the plan."""
+def machines(config: StudyConfig) -> tuple[list[str], list[str]]:
+    """What trains each lattice of the plan, and what integrates each field."""
     plan, training = Plan.of(config), config.training_plan()
-    jobs = (*plan.fields.values(), *plan.refined.values())
-    return [job.n_x * job.n_y * config.lattice.channels * training.batch for job in jobs]
+    lattices = [
+        lattice_machine(config.training, config.lattice_at(depth, width), training) for depth, width in config.rungs()
+    ]
+    fields = []
+    for job in (*plan.fields.values(), *plan.refined.values()):
+        lattice = config.lattice_at(job.depth, job.width)
+        grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
+        machine, order = config.field.machine(), job.order or 0
+        fields.append(field_machine(machine, lattice, grid, order, training, **config.theory()))
+    return lattices, fields
 
 
 def check(config: StudyConfig) -> str:
     """Refuse a training or depth step that could only diverge; returns backend and sharpness in words."""
-    training, sharp = config.training_plan(), None
+    computed, training, sharp = in_words(*machines(config)), config.training_plan(), None
     for depth, width in config.rungs():
         lattice = config.lattice_at(depth, width)
         if sharp is not None and lattice.range.lattice_bounded:
             break
         weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
-        system = LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), weights)
+        boundary = Boundary.draw(config.dataset(), lattice, training)
+        system = LatticeSystem(lattice, boundary, weights, **config.training.machine())
         sharp = check_training_step(system) if sharp is None else sharp
     plan, excesses = Plan.of(config), [0.0]
     for job in dict.fromkeys((*plan.fields.values(), *plan.refined.values())):
@@ -86,7 +95,7 @@ def check(config: StudyConfig) -> str:
         excesses.append(excess(growth.equation))
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     coarsest = config.lattice_at(*config.rungs()[0])
-    told = f"{in_words(config.field.backend, sweeps(config), config.field.precision)}; {stable}"
+    told = f"{computed}; {stable}"
     if max(excesses) > 0:
         told += f"; short waves grow by at most e^{max(excesses):.2g} beyond the longest"
     if isinstance(coarsest.law, Critical):

@@ -28,6 +28,7 @@ from bbdfield.studies.cases import NETWORKS, CaseResult, cases, run_case, run_ro
 from bbdfield.studies.config import DecompositionConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import in_words
 from bbdfield.studies.moments import Moment, Observer
 
 SIDECAR = "decomposition.h5"
@@ -123,8 +124,11 @@ def check(config: DecompositionConfig) -> str:
     """Refuse a training step that could only diverge."""
     training, lattice = config.training_plan(), config.lattice_at(*config.rungs()[0])
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
-    sharp = check_training_step(LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), start))
-    return f"NumPy; τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
+    boundary = Boundary.draw(config.dataset(), lattice, training)
+    system = LatticeSystem(lattice, boundary, start, **config.training.machine())
+    sharp = check_training_step(system)
+    stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
+    return f"{in_words([system.backend.description])}; {stable}"
 
 
 def compute(config: DecompositionConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:

@@ -55,6 +55,7 @@ from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import EnergyConfig
 from bbdfield.studies.describe import Description, Table, at, listed, network, number, percent
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import in_words
 from solvers.interpolation import interpolation_matrix
 
 #: of random numbers: the weights of the plain network
@@ -130,7 +131,7 @@ def check(config: EnergyConfig) -> str:
         limits.append(f"{stability_limit(net.boundary.training):.3g}")
     system = _field_system(config)
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {limits[1]}, SGD's up to {limits[0]})"
-    return f"{system.backend.description}; {stable}"
+    return f"{in_words([net.backend.description], [system.backend.description])}; {stable}"
 
 
 def compute(config: EnergyConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:

@@ -35,8 +35,8 @@ from bbdfield.studies import describe as words
 from bbdfield.studies.config import LadderSection, OrdersConfig, StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import in_words
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import in_words
 from solvers.steppers import DAMPED_STEPPERS, STEPPERS
 
 #: an order holds when it is this close to the declared one, and two local orders agree when they are this close
@@ -56,7 +56,7 @@ CAPTIONS = {
 
 def check(config: OrdersConfig) -> str:
     """Refuse a combination that could not run; returns what there is to do in words."""
-    count, sweeps = 0, []
+    count, lattices, fields = 0, [], []
     for name, ladder, study in config.combinations():
         count += 1
         try:
@@ -64,10 +64,12 @@ def check(config: OrdersConfig) -> str:
                 check_training_step(_lattice_system(study, study.training_plan()))
             else:
                 continuum.check(study)
-                sweeps += continuum.sweeps(study)
+                computed = continuum.machines(study)
+                lattices += computed[0]
+                fields += computed[1]
         except (InputError, ArithmeticError) as error:
             raise type(error)(f"{name}: {error}") from error
-    return f"{in_words(config.field.backend, sweeps or [0], config.field.precision)}; {count} combinations"
+    return f"{in_words(lattices, fields)}; {count} combinations"
 
 
 def compute(config: OrdersConfig, out: Path, session: Session) -> tuple[dict[str, Any], None]:
@@ -172,7 +174,7 @@ def _lattice_system(study: StudyConfig, law: Training) -> LatticeSystem:
     ((depth, width),) = study.rungs()
     lattice = study.lattice_at(depth, width)
     start = to_lattice(study.initial_fields(lattice).on(lattice.grid, lattice))
-    return LatticeSystem(lattice, Boundary.draw(study.dataset(), lattice, law), start)
+    return LatticeSystem(lattice, Boundary.draw(study.dataset(), lattice, law), start, **study.training.machine())
 
 
 # judging

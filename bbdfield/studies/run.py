@@ -7,7 +7,6 @@ What is computed stands in one module per kind (`bbdfield.studies.kinds`); here 
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -24,11 +23,11 @@ import numpy as np
 
 from bbdfield._version import __version__
 from bbdfield.errors import InputError
-from bbdfield.storage import git_revision
+from bbdfield.storage import git_revision, package_version
 from bbdfield.studies.config import AnyStudy
 from bbdfield.studies.kinds import KINDS, JobProgress, Session, kind_of
 from bbdfield.studies.report import write_report
-from solvers.threads import threads, use_threads
+from solvers.threads import threads
 
 #: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
 FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
@@ -62,13 +61,8 @@ def run_study(
     NumericsError
         when a computation ceases to be finite; finished files are kept.
     """
-    kind, processes, own_threads = kind_of(config.kind), workers or os.cpu_count() or 1, threads()
-    if processes > 1:
-        use_threads(1)  # as every worker does: cores are shared among processes
-    try:
-        device = kind.check(config) + (f"; {processes} processes" if processes > 1 else "")
-    finally:
-        use_threads(own_threads)
+    kind, processes = kind_of(config.kind), workers or os.cpu_count() or 1
+    device = kind.check(config)
     _prepare(out, config, overwrite=overwrite, resume=resume)
     handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
@@ -85,6 +79,8 @@ def run_study(
         started = time.time()
         _write_run_json(out, started, None, device)
         tell(device)
+        side_by_side = f", or 1 in each of {processes} processes where jobs run side by side" if processes > 1 else ""
+        tell(f"compiled code on {threads()} threads{side_by_side}")
         session = Session(processes, report_progress, tell)
         scores, details = kind.compute(config, out, session)
         _write_atomically(out / "scores.json", json.dumps(scores, indent=1, allow_nan=False) + "\n")
@@ -153,12 +149,13 @@ def _write_run_json(out: Path, started: float, finished: float | None, device: s
             "bbdfield": __version__,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            "numba": importlib.metadata.version("numba"),
+            "numba": package_version("numba"),
             "scipy": scipy.__version__,
             "h5py": h5py.__version__,
         },
         "git_revision": git_revision(),
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}",
         "device": device,
+        "threads": threads(),
     }
     _write_atomically(out / "run.json", json.dumps(record, indent=1) + "\n")

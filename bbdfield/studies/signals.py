@@ -40,8 +40,8 @@ from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import SignalsConfig
 from bbdfield.studies.describe import Description, Table, decimal, network, number, percent
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import field_machine, in_words
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import in_words
 from solvers.sweeps import get_scheme
 
 Array = npt.NDArray[np.float64]
@@ -127,13 +127,15 @@ def check(config: SignalsConfig) -> str:
             " differences; use more, or other data"
         )
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
-    sharp = check_training_step(LatticeSystem(lattice, boundary, start))
+    system = LatticeSystem(lattice, boundary, start, **config.training.machine())
+    sharp = check_training_step(system)
     fields = config.initial_fields(lattice).on(config.field_grid())
     scheme, largest = get_scheme(config.field.depth_scheme), largest_input(boundary, config.field_grid().n_y)
     check_start(fields, config.field.order, scheme, largest=largest, **config.theory())
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    sweep = config.field_grid().n_x * lattice.width * lattice.channels * training.batch
-    return f"{in_words(config.field.backend, [sweep], config.field.precision)}; {stable}"
+    keys, grid = config.field, config.field_grid()
+    field = field_machine(keys.machine(), lattice, grid, keys.order, training, **config.theory())
+    return f"{in_words([system.backend.description], [field])}; {stable}"
 
 
 def compute(config: SignalsConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:

@@ -42,6 +42,7 @@ from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import SymmetryConfig
 from bbdfield.studies.describe import Description, Table, decimal, listed, network, number
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import in_words
 from bbdfield.studies.moments import Observer
 
 #: figures show what a breaking of about this size does to single layers
@@ -111,9 +112,11 @@ def check(config: SymmetryConfig) -> str:
     """Refuse a training step that could only diverge; returns backend and sharpness in words."""
     lattice, training = _lattice(config), config.training_plan()
     start = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
-    sharp = check_training_step(LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, training), start))
+    boundary = Boundary.draw(config.dataset(), lattice, training)
+    system = LatticeSystem(lattice, boundary, start, **config.training.machine())
+    sharp = check_training_step(system)
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"NumPy; {stable}"
+    return f"{in_words([system.backend.description])}; {stable}"
 
 
 def compute(config: SymmetryConfig, out: Path, session: Session) -> tuple[dict[str, Any], Details]:

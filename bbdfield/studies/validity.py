@@ -65,8 +65,8 @@ from bbdfield.storage.sidecar import Sidecar, read_sidecar, write_sidecar
 from bbdfield.studies.config import ValidityConfig
 from bbdfield.studies.describe import Cell, Description, Table, listed, network, number
 from bbdfield.studies.kinds import Session
+from bbdfield.studies.machines import field_machine, in_words, lattice_machine
 from bbdfield.studies.pool import run_jobs
-from solvers.backends import in_words
 from solvers.grids import Grid
 from solvers.interpolation import average_matrix
 from solvers.sweeps import get_scheme
@@ -209,7 +209,8 @@ def check(config: ValidityConfig) -> str:
     for job in jobs_of(config):
         start = initial_of(config, job.ratio, job.seed).on(lattice.grid)
         if job.first:
-            sharpest = max(sharpest, check_training_step(LatticeSystem(lattice, boundary, to_lattice(start))))
+            system = LatticeSystem(lattice, boundary, to_lattice(start), **config.training.machine())
+            sharpest = max(sharpest, check_training_step(system))
         averages = average(start, config.field_grid(), config.validity.windows[0])  # wider windows leave less
         try:
             check_start(averages, max(config.field.orders), scheme)
@@ -219,9 +220,12 @@ def check(config: ValidityConfig) -> str:
                 f" {_what(job.ratio)} with {_size(config.validity.windows[0])} ({str(error).split('; ')[0]}); lower"
                 " initial.weight, or use a deeper lattice"
             ) from error
-    sweep = config.field_grid().n_x * lattice.width * lattice.channels * training.batch
+    computed = [
+        field_machine(config.field.machine(), lattice, config.field_grid(), order, training)
+        for order in config.field.orders
+    ]
     stable = f"τ λ_max <= {sharpest:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
-    return f"{in_words(config.field.backend, [sweep], config.field.precision)}; {stable}"
+    return f"{in_words([lattice_machine(config.training, lattice, training)], computed)}; {stable}"
 
 
 # one network and its fields

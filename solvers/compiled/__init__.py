@@ -8,6 +8,7 @@ infinity mean what they always mean.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,11 @@ def _sources() -> str:
 
 def _cache_folder() -> Path:
     given = _config.CACHE_DIR
-    return (Path(given) if given else Path.home() / ".cache" / "bbdfield") / f"kernels-{_sources()}"
+    try:
+        base = Path(given) if given else Path.home() / ".cache" / "bbdfield"
+    except RuntimeError:  # a user without a home
+        base = Path(tempfile.gettempdir()) / "bbdfield"
+    return base / f"kernels-{_sources()}"
 
 
 #: where machine code is kept
@@ -44,7 +49,7 @@ def jit(function: Function | None = None, *, freedoms: frozenset[str] = LOOSE, i
     """Compile at the first call, and keep the machine code across processes.
 
     A kernel may call kernels of its own file and of this package: a change in either compiles it anew. Where the cache
-    folder (numba's NUMBACACHE_DIR, else ~/.cache/bbdfield) cannot be written, every process compiles for itself.
+    folder (numba's NUMBA_CACHE_DIR, else ~/.cache/bbdfield) cannot be written, every process compiles for itself.
     """
 
     def compiled(function: Function) -> Any:

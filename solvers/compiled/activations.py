@@ -190,16 +190,6 @@ def slope_of_value(kind, r, s, first):  # type: ignore[no-untyped-def]
             first[i] = 1.0
 
 
-@jit(freedoms=STRICT)
-def value_and_slope(kind, r, z, s, first):  # type: ignore[no-untyped-def]
-    """s = σ_r(z), first = σ'(z/r)."""
-    value(kind, r, z, s)
-    if from_value(kind):
-        slope_of_value(kind, r, s, first)
-    else:
-        slope(kind, r, z, first)
-
-
 @jit
 def from_value(kind):  # type: ignore[no-untyped-def]
     """Whether the slope follows from the value at no cost."""
@@ -211,4 +201,4 @@ def known(name: str) -> bool:
     return name in KINDS
 
 
-__all__ = ["KINDS", "from_value", "known", "slope", "slope_of_value", "slopes", "value", "value_and_slope"]
+__all__ = ["KINDS", "from_value", "known", "slope", "slope_of_value", "slopes", "value"]

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from numba.core.runtime import _nrt_python, rtsys
 
 from bbdfield.errors import InputError
 from bbdfield.fields.compiled import FLAT, LANE, PRODUCTS, ROWS, CompiledMarch, unsupported
@@ -19,6 +20,7 @@ from bbdfield.model.regularisation import Regularised
 from bbdfield.model.run import Run
 from bbdfield.model.scalings.critical import CriticalOrder0, CriticalOrder1
 from bbdfield.model.scalings.residual import ResidualOrder0, ResidualOrder1
+from solvers.backends import get_backend
 from solvers.grids import Grid
 from solvers.projection import cutoff_projection
 from solvers.stencils import DifferenceOperator
@@ -128,17 +130,50 @@ def test_the_cutoff_is_inside(kind):
     assert np.abs(expected[1] - without.results(without.reference())[1]).max() > 1e-3
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 @pytest.mark.parametrize("checkpoint", [1, 2, 3, 5, 9])
-def test_checkpoints_change_no_bit_and_save_memory(checkpoint, activation):
-    case = Case("residual 1", "rk4", activation=activation)
+def test_checkpoints_change_no_bit_and_save_memory(checkpoint, activation, scheme):
+    case = Case("residual 1", scheme, activation=activation)
     march = case.compiled(checkpoint=checkpoint)
     for ours, theirs in zip(case.results(march), case.results(case.compiled()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for ours, theirs in zip(case.results(case.reference(checkpoint)), case.results(case.reference()), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     (lanes,) = march._lanes.values()
-    assert len(lanes[0].tape.s) == 4 * min(checkpoint, 5)
+    assert len(lanes[0].tape.s) == len(case.scheme.b) * min(checkpoint, 5)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "softplus", "gelu"])
+@pytest.mark.parametrize("kind", ["residual 0", "residual 1"])
+def test_one_cell_is_enough(kind, activation):
+    for scheme in SCHEMES:
+        case = Case(kind, scheme, activation=activation, n_x=1)
+        assert_same(case.results(case.compiled()), case.results(case.reference()))
+
+
+def test_a_tape_serves_once():
+    case = Case("residual 0", "midpoint")
+    for march in (case.compiled(), case.reference()):
+        march.forward(case.z0, case.nodes)
+        march.adjoint(case.lam)
+        with pytest.raises(ValueError, match="adjoint needs a forward march that kept its tape"):
+            march.adjoint(case.lam)
+
+
+def test_kernels_allocate_nothing():
+    """numba's own allocations, which tracemalloc does not see: as many for 4 cells as for 64."""
+    _nrt_python.memsys_enable_stats()
+    counts = []
+    for n_x in (4, 64):
+        case = Case("residual 1", "rk4", n_x=n_x, channels=3)
+        march = case.compiled()
+        for _ in range(2):
+            before = rtsys.get_allocation_stats().mi_alloc
+            march.forward(case.z0, case.nodes)
+            march.adjoint(case.lam)
+        counts.append(rtsys.get_allocation_stats().mi_alloc - before)
+    assert counts[0] == counts[1]
 
 
 def test_threads_change_no_bit():
@@ -259,6 +294,37 @@ def test_stopping_and_resuming_changes_no_bit_and_keeps_the_backend(signals, pro
         np.testing.assert_array_equal(parts.loss, whole.loss)
 
 
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"range": Taps(3, tied=False)}, {"range": Taps(3, tied=True)}, {"range": Derivative(0.1, tied=True)}],
+    ids=["kernel", "taps", "tied taps", "derivative"],
+)
+def test_float32_stays_float32_all_the_way(signals, problems, changes, name):
+    lattice, training = problems.lattice(**changes), problems.training(steps=2)
+    boundary = Boundary.draw(signals, lattice, training)
+    start = InitialFields(lattice, 3, weight=1.0).on(Grid(6, lattice.width), lattice)
+    options = {"order": 1, "scheme": "midpoint", "backend": name}
+    single = FieldSystem(start, boundary, precision="float32", **options)
+    double = FieldSystem(start, boundary, **options)
+    sites = single.sweep.sites(single.start(boundary.probe_input(lattice.width)), single._nodes(single.u))
+    assert sites.dtype == np.float32
+    for k in range(2):
+        assert single.step(k)["loss"] == pytest.approx(double.step(k)["loss"], rel=1e-5)
+    assert all(part.dtype == np.float32 for part in single.u[:2])
+    assert all(values.dtype == np.float64 for values in single.state().values())
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba"])
+def test_bad_checkpoints_are_refused_before_anything_is_written(signals, problems, tmp_path, name):
+    lattice = problems.lattice()
+    boundary = Boundary.draw(signals, lattice, problems.training(steps=2))
+    start = InitialFields(lattice, 3).on(lattice.grid, lattice)
+    with pytest.raises(InputError, match=r"field.checkpoint = -1: needs a whole number"):
+        simulate(start, boundary, backend=name, checkpoint=-1, out=tmp_path / "a.h5")
+    assert not list(tmp_path.iterdir())
+
+
 # ---- which one runs
 
 
@@ -287,5 +353,7 @@ def test_without_compiled_code_numba_is_refused_and_auto_takes_the_reference(sig
     assert FieldSystem(start, boundary, **options).backend.name == "numpy"
     with pytest.raises(InputError, match=r'field.backend = "numba": no compiled code for the activation .bent.; use'):
         FieldSystem(start, boundary, backend="numba", **options)
+    with pytest.raises(InputError, match="no compiled code for the activation"):
+        FieldSystem(start, boundary, backend=get_backend("numba"), **options)
     plain = problems.lattice(scaling="plain")
     assert "no compiled march" in unsupported(plain.law.bulk(1, None, get_activation("tanh"), plain.a_x))

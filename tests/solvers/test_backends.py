@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from solvers.backends import CUPY_FROM, NUMBA_FROM, available_backends, get_backend, in_words
+from solvers.backends import CUPY_FROM, NUMBA_FROM, available_backends, check_checkpoint, get_backend
 from solvers.errors import InputError
 
 
@@ -65,13 +65,6 @@ def test_auto_takes_what_answers():
     assert get_backend("auto", values=NUMBA_FROM - 1).name == "numpy"
 
 
-def test_words_name_what_runs_small_and_large_sweeps():
-    assert in_words("numpy", [1, 10]) == "NumPy on the CPU"
-    words = in_words("auto", [7, NUMBA_FROM - 1, NUMBA_FROM])
-    assert words.startswith("NumPy on the CPU for sweeps of 7 to 19,999 numbers; numba ")
-    assert words.endswith(" for sweeps of 20,000 to 20,000 numbers")
-
-
 @pytest.mark.parametrize("name", ["numpy", "numba"])
 def test_float32_on_the_device_is_float64_on_the_host(name):
     backend = get_backend(name, precision="float32")
@@ -83,3 +76,27 @@ def test_float32_on_the_device_is_float64_on_the_host(name):
 def test_unknown_precision_names_the_known_ones():
     with pytest.raises(InputError, match="precision 'half' does not exist; use one of float64, float32"):
         get_backend("numpy", precision="half")
+
+
+def test_a_backend_of_another_precision_is_refused():
+    single = get_backend("numba", precision="float32")
+    assert get_backend(single, precision="float32") is single
+    with pytest.raises(
+        InputError, match=r"precision = .float32., but the backend given computes in float64; use get_b"
+    ):
+        get_backend(get_backend("numpy"), precision="float32")
+
+
+def test_numba_that_cannot_be_imported_is_one_clear_line_and_auto_falls_back(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(InputError, match=r"backend .numba.: numba cannot be imported .*; install it anew, or use"):
+        get_backend("numba")
+    assert get_backend("auto").name == "numpy"
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "a", None])
+def test_bad_checkpoints_name_their_key(value):
+    with pytest.raises(InputError, match=r"field.checkpoint = .*: needs a whole number, or 0 to keep everything"):
+        check_checkpoint("field.checkpoint", value)
+    assert check_checkpoint("field.checkpoint", np.int64(2)) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -85,3 +87,29 @@ def test_a_lane_that_fails_is_heard(count):
 
     with pytest.raises(ArithmeticError, match="lane 1"):
         run_lanes(kernel, [(n,) for n in range(3)])
+
+
+def test_none_is_the_default_again_and_what_was_set_is_returned(monkeypatch):
+    before = use_threads(3)
+    assert use_threads(None) == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert threads() == 5
+    assert use_threads(before) is None
+
+
+def test_a_forked_child_makes_its_own_pool():
+    """The pool's threads do not come along; without a new one the child would wait for ever."""
+    code = """
+import multiprocessing
+from solvers.threads import run_lanes, use_threads
+
+use_threads(2)
+run_lanes(print, [("parent",), ("parent",)])
+child = multiprocessing.get_context("fork").Process(target=run_lanes, args=(print, [("child",), ("child",)]))
+child.start()
+child.join(timeout=60)
+print(child.exitcode)
+child.kill()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["parent"] * 2 + ["child"] * 2 + ["0"], done.stderr
