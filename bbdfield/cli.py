@@ -725,7 +725,6 @@ def environment() -> dict[str, dict[str, str]]:
     from threadpoolctl import threadpool_info
 
     from solvers.backends import available_backends
-    from solvers.compiled import CACHE
     from solvers.threads import threads as kernel_threads
 
     versions = {"bbdfield": __version__, "python": platform.python_version()}
@@ -738,11 +737,16 @@ def environment() -> dict[str, dict[str, str]]:
         Path(library["filepath"]).name: f"{library['num_threads']} threads, {library['user_api']} {library['version']}"
         for library in threadpool_info()
     }
-    kernels = {"compiled kernels": f"{kernel_threads()} threads, machine code is kept in {CACHE}"}
+    try:
+        from solvers.compiled import CACHE
+
+        kept = f"{kernel_threads()} threads, machine code is kept in {CACHE}"
+    except ImportError:  # the backends say why
+        kept = "unavailable"
     return {
         "versions": versions,
         "backends": available_backends(),
-        "threads": {"CPUs": str(os.cpu_count()), **kernels, **threads},
+        "threads": {"CPUs": str(os.cpu_count()), "compiled kernels": kept, **threads},
     }
 
 

@@ -108,8 +108,8 @@ def generic_backend(xp: Any, name: str) -> Backend:
 BACKENDS = {"numpy": _numpy, "numba": _numba, "cupy": _cupy}
 PRECISIONS = ("float64", "float32")
 
-#: from how many numbers per sweep (cells in depth × cells × channels × samples) on a backend is worth its start:
-#: measured by `bbdfield bench`; below, compiled code is loaded or the GPU's latency waited for in vain
+#: from how many numbers per sweep (cells in depth × cells × channels × samples) on "auto" takes a backend. Below,
+#: loading compiled code outlasts a short run; the GPU's number is a guess, as none has been measured
 NUMBA_FROM, CUPY_FROM = 20_000, 2_000_000
 
 

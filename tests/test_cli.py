@@ -149,6 +149,12 @@ def test_help_and_version_import_nothing_heavy(arguments):
     )
 
 
+def test_the_environment_is_told_without_compiled_code(monkeypatch):
+    assert "machine code is kept in" in bbdfield.cli.environment()["threads"]["compiled kernels"]
+    monkeypatch.setitem(sys.modules, "solvers.compiled", None)
+    assert bbdfield.cli.environment()["threads"]["compiled kernels"] == "unavailable"
+
+
 def test_module_and_every_command_have_help():
     done = subprocess.run([sys.executable, "-m", "bbdfield"], cwd=ROOT, capture_output=True, text=True, check=True)
     commands = [
