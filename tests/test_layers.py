@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 #: From bottom to top; a part may import what stands in the entries before its own, never its neighbour.
 LAYERS = (
     ("solvers",),
+    ("bbdfield.files", "bbdfield.interrupts", "bbdfield.provenance"),
     ("bbdfield.datasets", "bbdfield.storage"),
     ("bbdfield.model",),
     ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice", "bbdfield.problems", "bbdfield.propagation"),

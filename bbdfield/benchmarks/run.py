@@ -22,7 +22,7 @@ from bbdfield.benchmarks.scaling import measure_scaling
 from bbdfield.benchmarks.settings import Settings
 from bbdfield.benchmarks.sites import measure_sites
 from bbdfield.errors import InputError
-from bbdfield.storage import git_revision
+from bbdfield.provenance import git_revision
 from bbdfield.studies.report import figures_of, write_page
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from bbdfield.storage.reader import Trajectory, Variable, content_digest, migrate
 from bbdfield.storage.schema import SCHEMA_VERSION
-from bbdfield.storage.writer import TrajectoryWriter, git_revision, package_version
+from bbdfield.storage.writer import TrajectoryWriter
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -10,7 +10,5 @@ __all__ = [
     "TrajectoryWriter",
     "Variable",
     "content_digest",
-    "git_revision",
     "migrate",
-    "package_version",
 ]

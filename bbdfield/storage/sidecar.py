@@ -25,9 +25,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bbdfield.errors import InputError
+from bbdfield.provenance import provenance
 from bbdfield.storage import schema
 from bbdfield.storage.reader import open_file
-from bbdfield.storage.writer import numeric, provenance
+from bbdfield.storage.writer import numeric
 
 SIDECAR_VERSION = 1
 

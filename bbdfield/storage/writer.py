@@ -8,19 +8,12 @@ snapshot goes to disk in an order that makes its last entry, in /step, the proof
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bbdfield.errors import InputError
+from bbdfield.provenance import provenance
 from bbdfield.storage import schema
 from bbdfield.storage.reader import Trajectory
 
@@ -413,40 +407,3 @@ def _close_quietly(file: h5py.File) -> None:
         file.close()
     except (OSError, RuntimeError, ValueError):
         return
-
-
-def provenance() -> dict[str, Any]:
-    """Who wrote this, when and how: what a repetition needs besides the configuration."""
-    versions = {"python": platform.python_version()}
-    versions |= {package: package_version(package) for package in ("numpy", "numba", "scipy", "h5py", "bbdfield")}
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        "created": created,
-        "versions": versions,
-        "git_revision": git_revision(),
-        "command": shlex.join(sys.argv),
-    }
-
-
-def package_version(name: str) -> str:
-    """The installed version; "not installed" without one."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-@cache
-def git_revision() -> str:
-    """Commit of the checkout this package runs from, ``-dirty`` if it was changed; "" without a checkout."""
-    here = Path(__file__).resolve()
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(here.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", here.name)  # or it is an installed copy inside some other repository
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -23,7 +23,7 @@ import numpy as np
 
 from bbdfield._version import __version__
 from bbdfield.errors import InputError
-from bbdfield.storage import git_revision, package_version
+from bbdfield.provenance import git_revision, machine, package_version
 from bbdfield.studies.config import AnyStudy
 from bbdfield.studies.kinds import KINDS, JobProgress, Session, kind_of
 from bbdfield.studies.report import write_report
@@ -154,7 +154,7 @@ def _write_run_json(out: Path, started: float, finished: float | None, device: s
             "h5py": h5py.__version__,
         },
         "git_revision": git_revision(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}",
+        "machine": machine(),
         "device": device,
         "threads": threads(),
     }

@@ -1,0 +1,91 @@
+"""Files that appear complete or not at all, and directories that only one process writes into."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bbdfield.errors import InputError
+
+LOCK, WRITER = ".lock", ".writer"
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text in UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file beside its place, bring it to the disk, and rename it: a kill or a power cut leaves the old one.
+
+    Raises
+    ------
+    InputError
+        when it cannot be written, for lack of space, say; the old file is still there then.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        try:
+            with open(part, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        reason = error.strerror or "cannot be written"
+        raise InputError(
+            f"{path}: {reason}; give a file in a directory that exists, can be written, and has room"
+        ) from error
+
+
+@contextmanager
+def locked(directory: Path, wait: float = 0.0) -> Iterator[None]:
+    """Keep other processes from writing into a directory; the lock of a process that dies goes with it.
+
+    wait : seconds to wait for another process to finish.
+
+    Raises
+    ------
+    InputError
+        when another process holds the directory, naming it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock, writer = FileLock(directory / LOCK), directory / WRITER
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise InputError(
+            f"{directory}: {_holder(writer)} is writing into it; wait for it, stop it, or choose another directory"
+        ) from None
+    except NotImplementedError:  # some network file systems
+        logging.getLogger("bbdfield").warning("%s: this file system has no locks; run it once only", directory)
+        yield
+        return
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from error
+    try:
+        with suppress(OSError):  # it only helps the reader of a refusal
+            writer.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        yield
+    finally:
+        with suppress(OSError):
+            writer.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(writer: Path) -> str:
+    try:
+        with open(writer, encoding="utf-8", errors="replace") as file:
+            told = file.read(200).strip()
+    except OSError:
+        told = ""
+    return told if told.isprintable() and told else "another process"
