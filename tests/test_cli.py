@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 import pytest
 
-import bbdfield.cli
+import bbdfield.cli.check
+import bbdfield.cli.progress
 from bbdfield import __version__
 from bbdfield.cli import main
 from bbdfield.model.run import Run
@@ -150,9 +151,9 @@ def test_help_and_version_import_nothing_heavy(arguments):
 
 
 def test_the_environment_is_told_without_compiled_code(monkeypatch):
-    assert "machine code is kept in" in bbdfield.cli.environment()["threads"]["compiled kernels"]
+    assert "machine code is kept in" in bbdfield.cli.check.environment()["threads"]["compiled kernels"]
     monkeypatch.setitem(sys.modules, "solvers.compiled", None)
-    assert bbdfield.cli.environment()["threads"]["compiled kernels"] == "unavailable"
+    assert bbdfield.cli.check.environment()["threads"]["compiled kernels"] == "unavailable"
 
 
 def test_module_and_every_command_have_help():
@@ -516,7 +517,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
         if next(counter) == calls:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(bbdfield.cli.Progress, "report", report)
+    monkeypatch.setattr(bbdfield.cli.progress.Progress, "report", report)
 
 
 @pytest.mark.parametrize("steps", [1, 6, 11])
