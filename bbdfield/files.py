@@ -46,6 +46,25 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from error
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it.
+
+    Raises
+    ------
+    InputError
+        when that is impossible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be made ({error.strerror}); choose another directory") from error
+
+
+def is_occupied(directory: Path) -> bool:
+    """Whether anything lies in a directory, besides what a lock leaves there."""
+    return any(path.name not in (LOCK, WRITER) for path in directory.iterdir())
+
+
 @contextmanager
 def locked(directory: Path, wait: float = 0.0) -> Iterator[None]:
     """Keep other processes from writing into a directory; the lock of a process that dies goes with it.

@@ -53,7 +53,8 @@ def deferred() -> Iterator[None]:
     is changed.
     """
     global _depth
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # a job in a shell's background, say
+    if threading.current_thread() is not threading.main_thread() or ignored:
         yield
         return
     outermost = _depth == 0

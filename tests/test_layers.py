@@ -21,6 +21,7 @@ LAYERS = (
     ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice", "bbdfield.problems", "bbdfield.propagation"),
     ("bbdfield.comparison", "bbdfield.plotting"),
     ("bbdfield.studies",),
+    ("bbdfield.sweeps",),
     ("bbdfield.benchmarks",),
     ("bbdfield.cli",),
     ("bbdfield.__main__",),

@@ -8,15 +8,18 @@ What is slow to import is imported inside the commands, so that ``bbdfield --hel
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
 from bbdfield.cli import bench, check, look, steps, study  # noqa: F401  (they add their commands)
 from bbdfield.cli.arguments import Interrupted
 from bbdfield.cli.group import cli
+from bbdfield.cli.output import one_line
 from bbdfield.errors import InputError, NumericsError
 
 __all__ = ["main"]
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not stop a computation
     try:
-        cli.main(arguments, prog_name="bbdfield", standalone_mode=False, obj=arguments)
+        with _warnings_told():
+            cli.main(arguments, prog_name="bbdfield", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
     except click.ClickException as error:
         return _fail(error.format_message(), EXIT_INPUT)
@@ -54,5 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"bbdfield: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bbdfield: {one_line(message)}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _warnings_told() -> Iterator[None]:
+    """What the package warns of, such as a repaired file, goes to standard error."""
+    handler, log = logging.StreamHandler(), logging.getLogger("bbdfield")
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("bbdfield: %(message)s"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)

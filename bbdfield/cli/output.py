@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from bbdfield.studies.describe import Description
 
 
+def one_line(text: str) -> str:
+    """A message as one line; control characters of a file's name or content must not reach the terminal."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    return "".join(shown)
+
+
 def plain(value: Any) -> Any:
     """As JSON knows it: NaN and infinity become null, arrays lists."""
     if isinstance(value, dict):

@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from bbdfield import interrupts
 from bbdfield.datasets import Dataset
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState, Lattice, Training, field_shapes
@@ -72,6 +73,8 @@ def record(
     NumericsError
         as soon as a value is not finite, naming t, the quantity and x, or the weights have become ill posed; earlier
         snapshots stay in the file.
+    KeyboardInterrupt
+        after one Ctrl-C when the next snapshot is saved, after two at once; either way the file can be resumed.
     """
     training = boundary.training
     full = {
@@ -110,11 +113,14 @@ def record(
             backend=machine,
             **_layout(boundary, lattice, grid),
         )
-    with writer, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+    with interrupts.deferred(), writer, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         last, due = writer.last_step, set(training.snapshot_steps())
         for k in range(last if last is not None else 0, training.steps + 1):
-            if k in due and k != last:
-                _snapshot(writer, system, boundary, grid, k)
+            if k in due:
+                if k != last:
+                    _snapshot(writer, system, boundary, grid, k)
+                if k < training.steps and interrupts.asked():
+                    raise interrupts.Stopped
             if k == training.steps:
                 break
             scalars = system.step(k)

@@ -7,20 +7,27 @@ after threads have started would deadlock numerical libraries.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
 
+from bbdfield import interrupts
 from bbdfield.studies.kinds import JobProgress
+from bbdfield.studies.log import add_log
 from solvers.threads import use_threads
 
 Progress = Callable[[int, int, float], None]
+
+#: seconds between two looks at whether Ctrl-C was pressed
+_LOOK = 0.2
 
 
 class Labelled(Protocol):
@@ -58,24 +65,26 @@ def run_jobs(
     ------
     Exception
         the first one that a job raised; the other jobs are stopped, and what they have recorded stays on disk.
+    KeyboardInterrupt
+        after one Ctrl-C when every running job has saved its next snapshot, after two at once.
     """
     if workers == 1:
         with threadpool_limits(1):
             for job in jobs:
+                interrupts.check()
                 tell(job.label)
                 run_job(job, config, out, None if report is None else _labelled(report, job.label))
         return
     context = multiprocessing.get_context("spawn")
-    reports = context.Queue()
+    reports, stop = context.Queue(), context.RawValue("b", 0)  # without a lock, which a killed worker might keep
     listener = threading.Thread(target=_listen, args=(reports, report), daemon=True)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports,))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (reports, stop, out))
     try:
         with _interrupts_held():
             listener.start()
             futures = [pool.submit(_work, run_job, job, config, out) for job in jobs]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+        with interrupts.deferred():
+            _wait(futures, stop)
     except BaseException:
         # Workers would finish their jobs first; what they have recorded is on disk already.
         for process in multiprocessing.active_children():
@@ -89,22 +98,50 @@ def run_jobs(
             listener.join(timeout=5)
 
 
+def _wait(futures: list[Future[None]], stop: Any) -> None:
+    """Until all are done; asked to stop, until those that run have saved."""
+    running = set(futures)
+    while running:
+        done, running = wait(running, _LOOK, FIRST_EXCEPTION)
+        if interrupts.asked() and not stop.value:
+            stop.value = 1
+            running = {future for future in running if not future.cancel()}
+        for future in done:
+            if not (stop.value and isinstance(future.exception(), interrupts.Stopped)):
+                future.result()
+    if stop.value:
+        raise interrupts.Stopped
+
+
 _reports: Any = None  # in a worker: where progress goes
 
 
-def _start_worker(reports: Any) -> None:
+def _start_worker(reports: Any, stop: Any, out: Path) -> None:
     global _reports
     _reports = reports
+    add_log(out)
+    interrupts.follow(lambda: bool(stop.value))
+    exit_with_parent()
     threadpool_limits(1)
     use_threads(1)
 
 
-def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> None:
+def exit_with_parent() -> None:
+    """End this worker at once when its parent is killed, or a resumed study would find it writing there still."""
     parent = multiprocessing.parent_process()
+    if parent is None:
+        return
 
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(run_job: RunJob[Job, Config], job: Job, config: Config, out: Path) -> None:
     def progress(done: int, total: int, loss: float) -> None:
-        if parent is not None and not parent.is_alive():  # killed: stop, or two studies would write into one directory
-            raise KeyboardInterrupt
+        interrupts.check()
         if done % 5 == 0 or done == total:
             _reports.put((job.label, done, total, loss))
 

@@ -7,31 +7,31 @@ What is computed stands in one module per kind (`bbdfield.studies.kinds`); here 
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import os
 import platform
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bbdfield._version import __version__
+from bbdfield import files
 from bbdfield.errors import InputError
-from bbdfield.provenance import git_revision, machine, package_version
+from bbdfield.provenance import now, provenance
 from bbdfield.studies.config import AnyStudy
 from bbdfield.studies.kinds import KINDS, JobProgress, Session, kind_of
+from bbdfield.studies.log import LOGGER, logged
 from bbdfield.studies.report import write_report
 from solvers.threads import threads
 
 #: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
 FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
-OUTPUTS = ("config.toml", "scores.json", "run.json", "report.html", "log.txt", "figures", "combinations")
+CONFIG, SCORES, RUN = "config.toml", "scores.json", "run.json"
+OUTPUTS = (SCORES, RUN, "report.html", "log.txt", "figures", "combinations")
 
 
 def run_study(
@@ -43,6 +43,7 @@ def run_study(
     workers: int | None = None,
     report_progress: JobProgress | None = None,
     say: Callable[[str], None] | None = None,
+    wait: float = 0.0,
 ) -> dict[str, Any]:
     """Run a study into the directory `out` and return its scores (the content of scores.json).
 
@@ -53,109 +54,153 @@ def run_study(
     workers : processes (default: one per CPU); 1 runs everything in this process.
     report_progress : called with (job, steps done, steps in all, loss).
     say : gets one line per stage (default: standard error); all lines also go to log.txt.
+    wait : seconds to wait for another process that is writing into `out`.
 
     Raises
     ------
     InputError
-        for an existing directory, another configuration on resuming, or anything the configuration cannot do.
+        for an existing directory, one that another process writes into, another configuration on resuming, or anything
+        the configuration cannot do.
     NumericsError
         when a computation ceases to be finite; finished files are kept.
+    KeyboardInterrupt
+        after one Ctrl-C when what runs has saved its next snapshot, after two at once.
     """
     kind, processes = kind_of(config.kind), workers or os.cpu_count() or 1
+    _check_directory(out, config, overwrite=overwrite, resume=resume)
     device = kind.check(config)
-    _prepare(out, config, overwrite=overwrite, resume=resume)
-    handler = logging.FileHandler(out / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log = logging.getLogger("bbdfield.study")
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    log.addHandler(handler)
+    files.make_directory(out)
+    with files.locked(out, wait):
+        _check_directory(out, config, overwrite=overwrite, resume=resume)  # the other process may have been first
+        if overwrite:
+            _clear(out)
+        files.write_text(out / "config.toml", config.to_toml())
+        with logged(out):
+            return _run(config, out, device, Session(processes, report_progress, _teller(say)), resume)
 
+
+def _teller(say: Callable[[str], None] | None) -> Callable[[str], None]:
     def tell(line: str) -> None:
-        log.info(line)
+        LOGGER.info(line)
         (say or (lambda text: print(text, file=sys.stderr)))(line)
 
-    try:
-        started = time.time()
-        _write_run_json(out, started, None, device)
-        tell(device)
-        side_by_side = f", or 1 in each of {processes} processes where jobs run side by side" if processes > 1 else ""
-        tell(f"compiled code on {threads()} threads{side_by_side}")
-        session = Session(processes, report_progress, tell)
-        scores, details = kind.compute(config, out, session)
-        _write_atomically(out / "scores.json", json.dumps(scores, indent=1, allow_nan=False) + "\n")
-        if config.output.figures:
-            tell("drawing")
-            (out / "figures").mkdir(exist_ok=True)
-            kind.draw(config, out, scores, details)
-        _write_run_json(out, started, time.time(), device)
-        if config.output.figures:
-            tell(f"report: {write_report(out)}")
-        return scores
-    finally:
-        log.removeHandler(handler)
-        handler.close()
+    return tell
+
+
+def _run(config: AnyStudy, out: Path, device: str, session: Session, resume: bool) -> dict[str, Any]:
+    """Compute, score, draw and report in a directory that is ready."""
+    kind, tell, started = kind_of(config.kind), session.say, time.monotonic()
+    if resume and was_altered(out):
+        tell(f"{out / 'scores.json'}: altered since it was written; it is computed again from the trajectories")
+    record = _record(config, out, device)
+    files.write_text(out / RUN, _json(record))
+    tell(device)
+    side_by_side = f", or 1 in each of {session.workers} processes where jobs run side by side"
+    tell(f"compiled code on {threads()} threads{side_by_side if session.workers > 1 else ''}")
+    scores, details = kind.compute(config, out, session)
+    text = json.dumps(scores, indent=1, allow_nan=False) + "\n"
+    files.write_text(out / SCORES, text)
+    if config.output.figures:
+        tell("drawing")
+        (out / "figures").mkdir(exist_ok=True)
+        kind.draw(config, out, scores, details)
+    record |= {"finished": now(), "seconds": round(time.monotonic() - started, 1), "scores_sha256": _sha256(text)}
+    files.write_text(out / RUN, _json(record))
+    if config.output.figures:
+        tell(f"report: {write_report(out)}")
+    return scores
 
 
 # the run directory
 
 
-def _prepare(out: Path, config: AnyStudy, *, overwrite: bool, resume: bool) -> None:
-    text = config.to_toml()
+def finished_scores(out: Path, config: AnyStudy) -> dict[str, Any] | None:
+    """scores.json of a finished study of this configuration, as it was written; None if there is none or it was
+    altered.
+    """
+    record = _read_run(out)
+    try:
+        text = (out / SCORES).read_text(encoding="utf-8")
+        same = (out / CONFIG).read_text(encoding="utf-8") == config.to_toml()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not same or not record.get("finished") or record.get("scores_sha256") != _sha256(text):
+        return None
+    scores: dict[str, Any] = json.loads(text)
+    return scores
+
+
+def was_altered(out: Path) -> bool:
+    """Whether scores.json is not what the study wrote, by the digest in run.json."""
+    digest = _read_run(out).get("scores_sha256")
+    try:
+        return digest is not None and _sha256((out / SCORES).read_text(encoding="utf-8")) != digest
+    except (OSError, UnicodeDecodeError):
+        return digest is not None
+
+
+def _read_run(out: Path) -> dict[str, Any]:
+    """run.json; empty where there is none or it cannot be read."""
+    with suppress(OSError, ValueError, RecursionError):
+        record = json.loads((out / RUN).read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+    return {}
+
+
+def _check_directory(out: Path, config: AnyStudy, *, overwrite: bool, resume: bool) -> None:
+    """Refuse a directory that is not to be written into; touches nothing."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: is a file; choose another directory with --out")
-    if out.is_dir() and any(out.iterdir()):
-        ours = (out / "config.toml").is_file()
-        if resume:
-            if not ours:
-                raise InputError(f"{out}: holds no study to resume; run without --resume into a new directory")
-            if (out / "config.toml").read_text(encoding="utf-8") != text:
-                raise InputError(f"{out}: holds a study of another configuration; resume with its own config.toml")
-            return
-        if not overwrite:
-            raise InputError(f"{out}: exists already; choose another directory, or --overwrite or --resume it")
+    if not out.is_dir() or not files.is_occupied(out):
+        return
+    ours = (out / CONFIG).is_file()
+    if resume:
         if not ours:
-            raise InputError(f"{out}: is not a study's directory, so it is not overwritten; choose another one")
-        for path in [*(out / name for name in OUTPUTS), *(path for name in FILES for path in out.glob(name))]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _write_atomically(out / "config.toml", text)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another directory") from error
+            raise InputError(f"{out}: holds no study to resume; run without --resume into a new directory")
+        if (out / CONFIG).read_text(encoding="utf-8", errors="replace") != config.to_toml():
+            raise InputError(f"{out}: holds a study of another configuration; resume with its own {CONFIG}")
+        return
+    if not overwrite:
+        raise InputError(f"{out}: exists already; choose another directory, or --overwrite or --resume it")
+    if not ours:
+        raise InputError(f"{out}: is not a study's directory, so it is not overwritten; choose another one")
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def _clear(out: Path) -> None:
+    """Remove what a study left, all but config.toml, which still says whose directory it is."""
+    for path in [*(out / name for name in OUTPUTS), *(path for name in FILES for path in out.glob(name))]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
-def _write_run_json(out: Path, started: float, finished: float | None, device: str) -> None:
+def _record(config: AnyStudy, out: Path, device: str) -> dict[str, Any]:
     """What differs between two runs of one configuration: times, versions, machine, command."""
-    import h5py
-    import scipy
-
-    stamp = "%Y-%m-%dT%H:%M:%SZ"
-    record = {
-        "started": time.strftime(stamp, time.gmtime(started)),
-        "finished": time.strftime(stamp, time.gmtime(finished)) if finished else None,
-        "seconds": round(finished - started, 1) if finished else None,
-        "command": shlex.join(sys.argv),
-        "versions": {
-            "bbdfield": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "numba": package_version("numba"),
-            "scipy": scipy.__version__,
-            "h5py": h5py.__version__,
-        },
-        "git_revision": git_revision(),
-        "machine": machine(),
+    data, before = config.dataset(), _read_run(out)
+    told = {key: before.get(key) for key in ("started", "finished", "seconds", "command", "versions", "git_revision")}
+    earlier = before.get("earlier")
+    who = provenance()
+    return {
+        "started": who.pop("created"),
+        "finished": None,
+        "seconds": None,
+        **who,
         "device": device,
         "threads": threads(),
+        "process": {"host": platform.node(), "pid": os.getpid()},
+        "seed": config.seed,
+        "data": {"name": data.name, "digest": data.digest},
+        "config_sha256": _sha256(config.to_toml()),
+        "scores_sha256": None,
+        "earlier": [*(earlier if isinstance(earlier, list) else []), *([told] if before else [])],
     }
-    _write_atomically(out / "run.json", json.dumps(record, indent=1) + "\n")
+
+
+def _json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bbdfield import files
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.model import activations
 from bbdfield.model.activations import register_activation
 from bbdfield.studies.config import StudyConfig, parse_config
 from bbdfield.studies.continuum import Plan
-from bbdfield.studies.run import run_study
+from bbdfield.studies.run import finished_scores, run_study, was_altered
 
 SMALL = """
 kind = "continuum"
@@ -67,6 +71,7 @@ def test_a_study_leaves_its_directory_complete(config: StudyConfig, tmp_path: Pa
         "run.json",
         "scores.json",
         "log.txt",
+        ".lock",
         "lattice-M004-N012.h5",
         "lattice-M008-N012.h5",
         "field-order0-6x12.h5",
@@ -86,7 +91,9 @@ def test_a_study_leaves_its_directory_complete(config: StudyConfig, tmp_path: Pa
         assert rung["grid_error"] == max(rung["grid_error_by"].values()) > 0
     assert all(set(entry) == {"depth", "width", "train_loss", "test_accuracy"} for entry in scores["lattice"])
     record = json.loads((out / "run.json").read_text())
-    assert record["versions"]["numpy"] == np.__version__ and record["finished"]
+    assert record["versions"]["numpy"] == np.__version__ and record["finished"] and record["seconds"] >= 0
+    assert record["seed"] == 3 and record["data"]["digest"] == config.dataset().digest and record["earlier"] == []
+    assert set(record) >= {"git_revision", "command", "machine", "device", "threads", "config_sha256", "scores_sha256"}
     assert any("NumPy on the CPU" in line for line in lines)  # which backend is said
     assert "NumPy on the CPU" in (out / "log.txt").read_text()
 
@@ -137,6 +144,43 @@ def test_nothing_is_overwritten_unasked(config: StudyConfig, tmp_path: Path) -> 
         with pytest.raises(InputError):
             run_study(config, precious, workers=1, say=silent, **options)
     assert [path.name for path in precious.iterdir()] == ["thesis.txt"]
+
+
+def test_a_directory_that_another_process_writes_into_is_refused(config: StudyConfig, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    # a lock excludes whoever opens the file again, also in this process
+    with files.locked(out), pytest.raises(InputError, match=f"process {os.getpid()} on .* is writing into it"):
+        run_study(config, out, workers=1, say=silent)
+    assert {path.name for path in out.iterdir()} == {".lock"}
+    run_study(config, out, workers=1, say=silent)
+
+
+def test_only_what_the_study_wrote_counts_as_finished(config: StudyConfig, tmp_path: Path) -> None:
+    out, lines = tmp_path / "run", []
+    scores = run_study(config, out, workers=1, say=silent)
+    assert finished_scores(out, config) == scores and not was_altered(out)
+    assert finished_scores(out, changed(config, "seed = 3", "seed = 4")) is None
+    text = (out / "scores.json").read_text()
+    (out / "scores.json").write_text(text.replace('"order": 1', '"order": 2', 1))
+    assert finished_scores(out, config) is None and was_altered(out)
+    run_study(config, out, resume=True, workers=1, say=lines.append)
+    assert any("scores.json: altered since it was written" in line for line in lines)
+    assert (out / "scores.json").read_text() == text and finished_scores(out, config) == scores
+    for broken in ("", "[1]", "{", "[" * 10**5):
+        (out / "run.json").write_text(broken)
+        assert finished_scores(out, config) is None and not was_altered(out)
+
+
+def test_a_clock_that_goes_backwards_does_no_harm(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(2_000_000_000, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+    whole = run_study(config, tmp_path / "run", workers=1, say=silent)
+    assert run_study(config, tmp_path / "run", resume=True, workers=1, say=silent) == whole
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["seconds"] >= 0 and len(record["earlier"]) == 1 and record["earlier"][0]["seconds"] >= 0
 
 
 def test_an_unstable_step_is_refused_before_anything_is_written(config: StudyConfig, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Atomic files and locked directories."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bbdfield import files
+from bbdfield.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bbdfield import files
+with files.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(directory: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock of a directory."""
+    command = [sys.executable, "-c", HOLD, str(directory)]
+    process = subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_process_is_told_who_writes(tmp_path):
+    with hold(tmp_path) as process:
+        with pytest.raises(InputError, match=rf": process {process.pid} on .* is writing into it; wait for it"):
+            with files.locked(tmp_path):
+                pass
+        process.kill()
+        process.wait()
+        with files.locked(tmp_path, wait=30):
+            assert files.is_occupied(tmp_path) is False, "a lock is no content"
+    with files.locked(tmp_path):
+        pass
+
+
+def test_a_lock_waits_for_the_other(tmp_path):
+    with hold(tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(InputError, match="is writing into it"), files.locked(tmp_path, wait=0.2):
+            pass
+        process.kill()
+
+
+def test_a_hostile_writer_file_is_not_shown(tmp_path):
+    with hold(tmp_path) as process:
+        (tmp_path / files.WRITER).write_bytes(b"\x1b[31m" + b"x" * 10**6)
+        with pytest.raises(InputError, match="another process is writing"), files.locked(tmp_path):
+            pass
+        process.kill()
+
+
+def test_a_text_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "scores.json"
+    files.write_text(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"scores\.json: No space left on device; give a file"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["scores.json"]
+
+
+@pytest.mark.parametrize("make", [files.make_directory, lambda path: files.write_text(path / "a", "b")])
+def test_a_place_that_cannot_be_written(tmp_path, make):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="Not a directory"):
+        make(tmp_path / "file" / "inside")
