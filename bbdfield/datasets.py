@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import operator
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from bbdfield._data_files import memory, read_arrays
+from bbdfield._text import visible
 from bbdfield.errors import InputError
 
 __all__ = ["Dataset", "load_dataset", "on_cells", "shipped_file"]
@@ -30,8 +28,9 @@ SHIPPED = {
     "waves": "shipped smooth signals for convergence studies (data/make_waves.py)",
 }
 
-# More classes than this are taken for identifiers or measurements, not class labels.
-_MOST_CLASSES = 65_536
+# More classes than this are taken for identifiers or measurements, not class labels; so are more than the second
+# number if there are fewer samples than classes.
+_MOST_CLASSES, _MANY_CLASSES = 65_536, 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,7 @@ class Dataset:
     source: str = "memory"
 
     def __post_init__(self) -> None:
-        where = f"dataset '{self.name}' ({self.source})"
+        where = f"dataset '{visible(self.name, '')}' ({visible(self.source, '')})"
         checked = _check_pair(where, "x", self.x, "y", self.y)
         if (self.x_test is None) != (self.y_test is None):
             lone, other = ("y_test", "x_test") if self.x_test is None else ("x_test", "y_test")
@@ -85,6 +84,8 @@ class Dataset:
             values.flags.writeable = False
             object.__setattr__(self, key, values)
         object.__setattr__(self, "outputs", _count_outputs(where, self.outputs, checked))
+        if self.has_labels:
+            _check_classes(where, self.outputs, len(self.y))
 
     @property
     def channels(self) -> int:
@@ -140,7 +141,7 @@ def load_dataset(name: str = "mnist1d", file: str | Path | None = None) -> Datas
     else:
         path, source = Path(file), str(file)
         name = path.stem if name in SHIPPED else name
-    read = _read(path)
+    read = read_arrays(path, ("x", "y", "x_test", "y_test"), needed=("x", "y"))
     return Dataset(name, read["x"], read["y"], read.get("x_test"), read.get("y_test"), source=source)
 
 
@@ -225,65 +226,6 @@ def _positive_integer(width: int) -> int:
     return wanted
 
 
-# ---- reading files
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a data file as they stand there; `Dataset` judges them."""
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise InputError(f"data file {path}: unknown type '{suffix}'; give .h5, .hdf5 or .npz")
-    if not path.is_file():
-        raise InputError(f"data file {path}: no such file; check the path")
-    return _READERS[suffix](path)
-
-
-def _read_hdf5(path: Path) -> dict[str, np.ndarray]:
-    with _whole(path, "HDF5"), h5py.File(path, "r") as file:
-        datasets = {key: item for key, item in file.items() if isinstance(item, h5py.Dataset)}
-        return _take(path, datasets, lambda item: np.asarray(item[()]))
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    # Opened here because np.load leaves the file open when it fails.
-    with _whole(path, "npz"), path.open("rb") as stream:
-        archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("a single array, not an archive")
-        with archive:
-            return _take(path, archive, np.asarray)
-
-
-_READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
-    ".h5": _read_hdf5,
-    ".hdf5": _read_hdf5,
-    ".npz": _read_npz,
-}
-
-
-@contextmanager
-def _whole(path: Path, form: str) -> Iterator[None]:
-    """Turn whatever a library says about a foreign, truncated or locked file into one line."""
-    try:
-        yield
-    except InputError:
-        raise
-    # HDF5 also reports damage inside a file as RuntimeError or KeyError.
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(
-            f"data file {path}: cannot be read as {form}; it is truncated, of another format, holds pickled"
-            " objects, or is locked: write it again"
-        ) from error
-
-
-def _take(path: Path, items: Mapping[str, object], read: Callable[..., np.ndarray]) -> dict[str, np.ndarray]:
-    for key in ("x", "y"):
-        if key not in items:
-            found = ", ".join(sorted(items)) or "nothing"
-            raise InputError(f"data file {path}: no array '{key}' (found: {found}); store signals as x, answers as y")
-    return {key: read(items[key]) for key in ("x", "y", "x_test", "y_test") if key in items}
-
-
 # ---- judging arrays
 
 
@@ -312,11 +254,15 @@ def _real(where: str, key: str, values: npt.ArrayLike | None) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{where}: '{key}' holds {array.dtype}, not real numbers; store integers or floats")
-    bad = np.argwhere(~np.isfinite(array))
-    if len(bad):
-        first = ", ".join(map(str, bad[0]))
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        with np.errstate(over="ignore"):  # what float64 cannot hold becomes infinite
+            array = array.astype(np.float64)
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = ", ".join(map(str, np.unravel_index(finite.argmin(), finite.shape)))
         raise InputError(
-            f"{where}: '{key}' has {len(bad)} values that are not finite, the first at [{first}];"
+            f"{where}: '{key}' has {finite.size - np.count_nonzero(finite)} values that are not finite, the first at"
+            f" [{first}];"
             " remove or repair those samples"
         )
     return array
@@ -373,3 +319,15 @@ def _count_outputs(where: str, outputs: int, checked: Mapping[str, np.ndarray]) 
     if outputs and outputs < needed:
         raise InputError(f"{where}: outputs is {outputs} but there is a label {needed - 1}; give {needed}")
     return outputs or needed
+
+
+def _check_classes(where: str, outputs: int, samples: int) -> None:
+    """Labels become rows of zeros and a one: refuse identifiers, and more numbers than the memory holds."""
+    if outputs > _MOST_CLASSES or outputs > max(_MANY_CLASSES, samples):
+        raise InputError(
+            f"{where}: {outputs} classes for {samples} samples; number the classes 0, 1, 2, ... and give outputs to fit"
+        )
+    if 8 * outputs * samples > memory():
+        raise InputError(
+            f"{where}: {outputs} classes for {samples} samples need more than the memory; give fewer of either"
+        )

@@ -61,8 +61,8 @@ def make_directory(path: Path) -> None:
 
 
 def is_occupied(directory: Path) -> bool:
-    """Whether anything lies in a directory, besides what a lock leaves there."""
-    return any(path.name not in (LOCK, WRITER) for path in directory.iterdir())
+    """Whether anything lies in a directory, besides what a lock or a kill leaves there."""
+    return any(path.name not in (LOCK, WRITER) and path.suffix != ".part" for path in directory.iterdir())
 
 
 @contextmanager

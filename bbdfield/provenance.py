@@ -44,6 +44,7 @@ def machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}"
 
 
+@cache
 def package_version(name: str) -> str:
     """The installed version; "not installed" without one."""
     try:

@@ -56,8 +56,9 @@ def require_limit(h: float, rate: float, scheme: DepthScheme, length: float) -> 
     if not math.isfinite(rate):
         raise InputError(f"|∂G/∂ẑ| = {rate:g}: no depth step is small enough; lower the initial amplitudes")
     if h * rate > scheme.real_limit:
-        needed = int(np.ceil(length * rate / scheme.real_limit))
+        needed = np.ceil(length * rate / scheme.real_limit)
+        remedy = f"use n_x = {int(needed)} or more" if needed < 1e6 else "lower the initial amplitudes"
         raise InputError(
             f"field.n_x = {round(length / h)}: unstable depth step, h_x |∂G/∂ẑ| = {h * rate:.3g} exceeds"
-            f" {scheme.real_limit:g} ({scheme.name}); use n_x = {needed} or more"
+            f" {scheme.real_limit:g} ({scheme.name}); {remedy}"
         )

@@ -22,20 +22,25 @@ from bbdfield.benchmarks.scaling import measure_scaling
 from bbdfield.benchmarks.settings import Settings
 from bbdfield.benchmarks.sites import measure_sites
 from bbdfield.errors import InputError
-from bbdfield.provenance import git_revision
+from bbdfield.files import write_text
+from bbdfield.plotting.records import recorded
+from bbdfield.provenance import git_revision, now
 from bbdfield.studies.report import figures_of, write_page
+from solvers.backends import available_backends
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURES = {"sites": measure_sites, "scaling": measure_scaling, "forecast": measure_forecast}
-PACKAGES = ("numpy", "scipy", "numba", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x")
+PACKAGES = ("numpy", "scipy", "numba", "h5py", "matplotlib", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x")
 RESULTS, REPORT = "bench.json", "report.html"
+#: entries of bench.json that say how it came about; figures and report carry them, too
+PROVENANCE = ("started", "seconds", "command", "config", "threads", "machine", "device", "versions", "git_revision")
 
 
 def measure(settings: Settings) -> dict[str, Any]:
     """Everything that was asked for, as bench.json holds it."""
-    started = time.time()
+    started, clock = now(), time.monotonic()
     machine = describe_machine()
     settings.say("the machine's ceilings")
     results: dict[str, Any] = {
@@ -45,15 +50,18 @@ def measure(settings: Settings) -> dict[str, Any]:
         "repeats": settings.repeats,
         "precision": "float64",
         "command": shlex.join(["bbdfield", *sys.argv[1:]]),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        # the problems draw their numbers from fixed seeds, so this is all that a repetition is told
+        "config": {"only": settings.only, "depths": settings.depths, "cells": settings.cells, "steps": settings.steps},
+        "started": started,
         "machine": machine,
+        "device": available_backends(),
         "versions": {"bbdfield": __version__, "python": platform.python_version(), **_versions()},
         "git_revision": git_revision(),
         "ceilings": ceilings(settings.sizes, settings.threads, repeats=settings.repeats, block=settings.block),
     }
     for part in settings.only:
         results[part] = MEASURES[part](settings)
-    results["seconds"] = round(time.time() - started, 1)
+    results["seconds"] = round(time.monotonic() - clock, 1)
     # of the whole process, everything loaded: unlike the sums of arrays in "scaling"
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     results["largest_resident_mb"] = round(kilobytes / (1e6 if sys.platform == "darwin" else 1e3), 1)
@@ -99,11 +107,10 @@ def prepare(out: Path, *, overwrite: bool) -> None:
 
 def write(results: dict[str, Any], out: Path) -> Path:
     """Write bench.json, the figures and the report of it; returns the report's path."""
-    part = out / f"{RESULTS}.part"
-    part.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(out / RESULTS)
-    draw(results, out / "figures")
-    provenance = {key: results[key] for key in ("started", "seconds", "threads", "machine", "versions", "git_revision")}
+    write_text(out / RESULTS, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    provenance = {key: results[key] for key in PROVENANCE}
+    with recorded(provenance):
+        draw(results, out / "figures")
     return write_page(
         out / REPORT,
         TITLE,

@@ -8,6 +8,7 @@ What is slow to import is imported inside the commands, so that ``bbdfield --hel
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 
 import click
 
-from bbdfield.cli import bench, check, look, steps, study  # noqa: F401  (they add their commands)
+from bbdfield.cli import bench, check, look, reproduce, steps, study, sweep  # noqa: F401  (they add their commands)
 from bbdfield.cli.arguments import Interrupted
 from bbdfield.cli.group import cli
 from bbdfield.cli.output import one_line
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"out of memory ({error}); use a smaller lattice, grid, batch or probe", EXIT_NUMERICS)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
-        return _fail(f"{where}{error.strerror or error}", EXIT_INPUT)
+        remedy = "; make room, then go on with --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        return _fail(f"{where}{error.strerror or error}{remedy}", EXIT_INPUT)
     return 0
 
 
@@ -62,12 +64,17 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 @contextmanager
 def _warnings_told() -> Iterator[None]:
     """What the package warns of, such as a repaired file, goes to standard error."""
     handler, log = logging.StreamHandler(), logging.getLogger("bbdfield")
     handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("bbdfield: %(message)s"))
+    handler.setFormatter(_OneLine("bbdfield: %(message)s"))
     log.addHandler(handler)
     try:
         yield

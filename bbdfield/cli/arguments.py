@@ -28,6 +28,12 @@ set_option = click.option(
     multiple=True,
     help="Replace one key of the configuration, such as --set lattice.width=40; may be repeated.",
 )
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine (default: one per CPU)."
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of each worker of a sweep.  [default: 1]"
+)
 n_x_option = click.option(
     "--n-x", type=int, help="Depth cells of the grid (default: as many as the lattice has layers)."
 )

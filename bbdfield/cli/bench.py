@@ -8,7 +8,7 @@ import click
 
 from bbdfield.cli.arguments import FILE, json_option, overwrite_option
 from bbdfield.cli.group import cli
-from bbdfield.cli.output import print_description, print_json
+from bbdfield.cli.output import print_description, print_json, say
 from bbdfield.cli.progress import Progress
 from bbdfield.errors import InputError
 
@@ -55,7 +55,7 @@ def bench(
         print_json(results)
         return
     description = describe_benchmark(results)
-    click.echo(description.summary)
+    say(description.summary)
     print_description(TITLE, description)
     if written is not None:
-        click.echo(f"report: {written}")
+        say(f"report: {written}")

@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import click
-
 from bbdfield._version import __version__
 from bbdfield.cli.arguments import json_option
 from bbdfield.cli.group import cli
-from bbdfield.cli.output import print_json
+from bbdfield.cli.output import print_json, say
 from bbdfield.errors import NumericsError
 
 
@@ -27,13 +25,13 @@ def check(as_json: bool) -> None:
         print_json({**facts, "tests": results})
     else:
         for title, entries in facts.items():
-            click.echo(f"{title}:")
+            say(f"{title}:")
             for name, value in entries.items():
-                click.echo(f"  {name}: {value}")
-        click.echo("self-test:")
+                say(f"  {name}: {value}")
+        say("self-test:")
         for result in results:
             verdict = "ok" if result["passed"] else "FAILED"
-            click.echo(f"  {verdict}: {result['test']} ({result['backend']}): {result['error']:.1e}")
+            say(f"  {verdict}: {result['test']} ({result['backend']}): {result['error']:.1e}")
     failed = [result for result in results if not result["passed"]]
     if failed:
         first = failed[0]

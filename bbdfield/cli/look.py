@@ -9,7 +9,7 @@ import click
 
 from bbdfield.cli.arguments import FILE, check_free, json_option, overwrite_option
 from bbdfield.cli.group import cli
-from bbdfield.cli.output import flat, print_json
+from bbdfield.cli.output import flat, print_json, say
 from bbdfield.errors import InputError
 
 
@@ -34,12 +34,12 @@ def plot(file: Path, out: Path | None, animate: Path | None, channel: int, sampl
             from bbdfield.plotting.fields import plot_trajectory
 
             plot_trajectory(recorded, out, channel=channel, sample=sample)
-            click.echo(str(out))
+            say(str(out))
         if animate is not None:
             from bbdfield.plotting.animation import animate_trajectory
 
             animate_trajectory(recorded, animate, channel=channel, sample=sample)
-            click.echo(str(animate))
+            say(str(animate))
 
 
 @cli.command()
@@ -54,7 +54,7 @@ def report(run_dir: Path, overwrite: bool) -> None:
     check_free(run_dir / "report.html", overwrite)
     from bbdfield.studies.report import write_report
 
-    click.echo(str(write_report(run_dir)))
+    say(str(write_report(run_dir)))
 
 
 @cli.command()
@@ -69,14 +69,14 @@ def info(file: Path, as_json: bool) -> None:
     if as_json:
         print_json({"file": str(file), **held})
         return
-    click.echo(f"file: {file}")
+    say(f"file: {file}")
     for key, value in held.items():
         if isinstance(value, dict):
-            click.echo(f"{key}:")
+            say(f"{key}:")
             for name, entry in value.items():
-                click.echo(f"  {name}: {flat(entry)}")
+                say(f"  {name}: {flat(entry)}")
         else:
-            click.echo(f"{key}: {flat(value)}")
+            say(f"{key}: {flat(value)}")
 
 
 def describe(trajectory: Any) -> dict[str, Any]:

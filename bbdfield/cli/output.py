@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bbdfield._text import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,8 +19,12 @@ if TYPE_CHECKING:
 
 def one_line(text: str) -> str:
     """A message as one line; control characters of a file's name or content must not reach the terminal."""
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
-    return "".join(shown)
+    return visible(" ".join(text.split()))
+
+
+def say(line: str, err: bool = False) -> None:
+    """A line of text to standard output, or to standard error."""
+    click.echo(visible(line), err=err)
 
 
 def plain(value: Any) -> Any:
@@ -56,11 +62,11 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     table = Table(box=box.SIMPLE_HEAD)
     for column in columns:
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        table.add_column(visible(column, keep="\n"), justify="right" if column else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(visible(cell, keep="\n") for cell in row))
     # The title by itself: above a narrow table it would be broken to the table's width.
-    console().print(Text(title, style="bold"), soft_wrap=True)
+    console().print(Text(visible(title, keep=""), style="bold"), soft_wrap=True)
     console().print(table)
 
 
@@ -68,7 +74,7 @@ def print_summary(run: Run) -> None:
     """What a recorded run came to, in one line."""
     told = f"{run.path}: {len(run.t)} snapshots up to t = {run.t[-1]:g}, loss {run.loss[0]:.4g} -> {run.loss[-1]:.4g}"
     accuracy = plain(float(run.evaluation["test_accuracy"][-1]))
-    click.echo(told if accuracy is None else f"{told}, test accuracy {accuracy:.3f}")
+    say(told if accuracy is None else f"{told}, test accuracy {accuracy:.3f}")
 
 
 def print_description(name: str, description: Description) -> None:
@@ -77,7 +83,7 @@ def print_description(name: str, description: Description) -> None:
         rows = [[cell if isinstance(cell, str) else _shown(cell) for cell in row] for row in table.rows]
         print_table(table.title if i else f"{name}: {table.title}", table.head, rows)
     if description.message:
-        console().print(description.message, soft_wrap=True)
+        console().print(visible(description.message), soft_wrap=True)
 
 
 def _shown(cell: float | None) -> str:

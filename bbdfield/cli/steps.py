@@ -23,7 +23,7 @@ from bbdfield.cli.arguments import (
     set_option,
 )
 from bbdfield.cli.group import cli
-from bbdfield.cli.output import number, print_json, print_summary, print_table
+from bbdfield.cli.output import number, print_json, print_summary, print_table, say
 from bbdfield.cli.progress import Progress
 from bbdfield.errors import InputError
 
@@ -78,7 +78,7 @@ def train(
             progress=progress.of(f"lattice M={lattice.depth} N={lattice.width}"),
         )
     with recorded:
-        click.echo(f"trained by {_computed_by(recorded)}", err=True)
+        say(f"trained by {_computed_by(recorded)}", err=True)
         print_summary(recorded)
 
 
@@ -152,7 +152,7 @@ def simulate(
         told = f"integrated by {_computed_by(recorded)}"
         if ill_posed == "cutoff":
             told += f"; waves above π/a_y = {math.pi / recorded.lattice.a_y:.4g} were cut off"
-        click.echo(told, err=True)
+        say(told, err=True)
         print_summary(recorded)
 
 
@@ -188,7 +188,7 @@ def coarse_grain_command(
     with open_lattice(lattice) as source:
         grid = grid_of(source, n_x, n_y)
         with write_coarse_grained(source, grid, out, window=Window(*window), overwrite=overwrite) as written:
-            click.echo(f"{out}: {len(written.t)} snapshots on {grid.n_x} x {grid.n_y} cells")
+            say(f"{out}: {len(written.t)} snapshots on {grid.n_x} x {grid.n_y} cells")
 
 
 @cli.command()
@@ -213,9 +213,9 @@ def compare(field: Path, lattice: Path, as_json: bool) -> None:
     ]
     print_table(f"{field} against {lattice}", ["", *QUANTITIES], rows)
     horizon = "never" if score.horizon is None else f"at t = {score.horizon:g}"
-    click.echo(f"pre-activations differ by more than 10 %: {horizon} (compared up to t = {score.t[-1]:g})")
+    say(f"pre-activations differ by more than 10 %: {horizon} (compared up to t = {score.t[-1]:g})")
     accuracy = {name: number(values[-1], ".3f") for name, values in score.test_accuracy.items()}
-    click.echo(f"test accuracy: lattice {accuracy['lattice']}, field {accuracy['field']}")
+    say(f"test accuracy: lattice {accuracy['lattice']}, field {accuracy['field']}")
 
 
 @cli.command()
@@ -237,24 +237,24 @@ def decompose(lattice: Path, out: Path | None, overwrite: bool, as_json: bool) -
     from threadpoolctl import threadpool_limits
 
     from bbdfield.plotting.decomposition import figure_trajectory
+    from bbdfield.plotting.records import record_of
     from bbdfield.plotting.style import save
     from bbdfield.studies.decompose import decompose as decompose_run
     from bbdfield.studies.decompose import to_json
 
     with open_lattice(lattice) as recorded, Progress() as progress, threadpool_limits(1):
+        record = record_of(recorded)
         sidecar = decompose_run(recorded, out, overwrite=overwrite, progress=progress.of("snapshots"))
-    save(figure_trajectory(sidecar, lattice.name), picture)
+    save(figure_trajectory(sidecar, lattice.name), picture, record)
     held = to_json(sidecar)
     if as_json:
         print_json({**held, "figure": str(picture)})
         return
     last = held["last"]
-    click.echo(
+    say(
         f"{out}: {held['snapshots']} snapshots; at t = {last['t']:g} L = {last['lagrangian']:.4g} ="
         f" {last['bulk']:.4g} (bulk) {last['boundary']:+.4g} (boundary), equal to {held['worst']:.0e} of the operands"
     )
     if held["kinks"]:
-        click.echo(
-            f"{held['kinks']} neurons lay exactly on a kink of the activation: the derivative from below is used"
-        )
-    click.echo(str(picture))
+        say(f"{held['kinks']} neurons lay exactly on a kink of the activation: the derivative from below is used")
+    say(str(picture))

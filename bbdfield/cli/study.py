@@ -17,7 +17,7 @@ from bbdfield.cli.arguments import (
     set_option,
 )
 from bbdfield.cli.group import cli
-from bbdfield.cli.output import print_description, print_json
+from bbdfield.cli.output import print_description, print_json, say
 from bbdfield.cli.progress import Progress
 from bbdfield.errors import NumericsError
 
@@ -80,4 +80,4 @@ def print_scores(study: AnyStudy, scores: dict[str, Any], out: Path) -> None:
 
     print_description(study.title or study.kind, kind_of(study.kind).describe(tomllib.loads(study.to_toml()), scores))
     report = out / "report.html"
-    click.echo(f"report: {report}" if report.is_file() else f"results: {out}")
+    say(f"report: {report}" if report.is_file() else f"results: {out}")

@@ -64,7 +64,8 @@ class NumpyEngine:
         self.backend, self.network, self.matrix = backend, network, matrix
 
     def native(self, u: Parameters) -> Parameters:
-        return tuple(np.array(part, np.float64) for part in u)
+        # One memory order, whatever the source's: products round by it, and a resumed run is to be bitwise the same.
+        return tuple(np.array(part, np.float64, order="C") for part in u)
 
     def restored(self, u: Parameters) -> Parameters:
         return u
@@ -84,7 +85,7 @@ class NumpyEngine:
                 summed += share * result.gradients[name]
         if self.matrix is None:
             return total, sums
-        return total, (np.einsum("kp,...akb->...apb", self.matrix, sums[0]), *sums[1:])
+        return total, (np.ascontiguousarray(np.einsum("kp,...akb->...apb", self.matrix, sums[0])), *sums[1:])
 
     def descend(self, u: Parameters, parts: Iterable[Part], rates: Rates) -> tuple[float, Parameters]:
         loss, gradients = self.gradient(u, parts)
@@ -136,10 +137,10 @@ class CompiledEngine:
         self._gradients: tuple[np.ndarray, np.ndarray] | None = None
 
     def native(self, u: Parameters) -> Parameters:
-        return (*self.kernels.native(u[0], u[1], self.dtype), np.array(u[2], np.float64))
+        return (*self.kernels.native(u[0], u[1], self.dtype), np.array(u[2], np.float64, order="C"))
 
     def restored(self, u: Parameters) -> Parameters:
-        return (*self.kernels.restored(u[0], u[1], self.lattice.range.tied), np.array(u[2], np.float64))
+        return (*self.kernels.restored(u[0], u[1], self.lattice.range.tied), np.array(u[2], np.float64, order="C"))
 
     def gradient(self, u: Parameters, parts: Iterable[Part]) -> tuple[float, Parameters]:
         if self._gradients is None:

@@ -194,7 +194,8 @@ def _one_hot(name: str, labels: npt.NDArray[np.integer], outputs: int) -> npt.ND
             f"loss {name}: label {labels[worst]} of sample {worst} is outside 0 … {outputs - 1}; "
             "raise the number of outputs or mend the labels"
         )
-    encoded: npt.NDArray[np.float64] = np.eye(outputs)[labels]
+    encoded = np.zeros((len(labels), outputs))
+    encoded[np.arange(len(labels)), labels] = 1.0
     return encoded
 
 

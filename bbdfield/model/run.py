@@ -88,7 +88,7 @@ def record(
     }
     machine = f"{system.backend.name} in {system.backend.precision}"
     if resume and path.exists():
-        with Trajectory(path) as old:
+        with Trajectory(path, repair=True) as old:
             if old.complete:
                 if old.config.get("start") != full["start"]:  # perhaps because float32 rounds it
                     _same_backend(path, old.attrs.get("backend"), machine)

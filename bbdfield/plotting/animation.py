@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bbdfield.errors import InputError
+from bbdfield.files import write_bytes
 from bbdfield.model.run import Run
 from bbdfield.plotting import style
 from bbdfield.plotting.curves import TrainingCurve, draw_loss
 from bbdfield.plotting.fields import Channel, draw_plane, plane, require_snapshots, trajectory_title
+from bbdfield.plotting.records import as_argument, as_text, record_of
 
 #: 1120 x 448 pixels, multiples of 16 as video codecs want them
 SIZE, DPI = (11.2, 4.48), 100
@@ -63,6 +66,8 @@ def animate_trajectory(
 ) -> Path:
     """Write the film of a trajectory as .gif, or as .mp4 where imageio with ffmpeg is installed.
 
+    Its comment is the record of the trajectory, see `bbdfield.plotting.records`.
+
     Raises
     ------
     InputError
@@ -84,14 +89,15 @@ def animate_trajectory(
             canvas.draw()
             yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
+    record = record_of(run)
     if suffix == ".gif":
-        style.write_bytes(out, _gif(frames(), frames_per_second))
+        write_bytes(out, _gif(frames(), frames_per_second, as_text(record)))
     else:
-        _write_mp4(out, frames(), frames_per_second)
+        write_bytes(out, _mp4(out, frames(), frames_per_second, as_argument(record)))
     return out
 
 
-def _gif(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
+def _gif(frames: Iterator[np.ndarray], frames_per_second: int, comment: str) -> bytes:
     from PIL import Image
 
     images = [Image.fromarray(frame).quantize(256, kmeans=1, dither=Image.Dither.NONE) for frame in frames]
@@ -103,6 +109,7 @@ def _gif(frames: Iterator[np.ndarray], frames_per_second: int) -> bytes:
         append_images=images[1:],
         duration=[*([round(1000 / frames_per_second)] * (len(images) - 1)), 1500],
         loop=0,
+        comment=comment.encode("ascii"),
     )
     return buffer.getvalue()
 
@@ -117,13 +124,19 @@ def _require_ffmpeg(out: Path) -> None:
         ) from error
 
 
-def _write_mp4(out: Path, frames: Iterator[np.ndarray], frames_per_second: int) -> None:
+def _mp4(out: Path, frames: Iterator[np.ndarray], frames_per_second: int, comment: str) -> bytes:
     import imageio.v2
 
-    style.write_bytes(out, b"")  # ffmpeg's own complaint about a path is not one line
+    # Without the encoder's own name and version, equal films are equal bytes.
+    options = ["-metadata", f"comment={comment}", "-fflags", "+bitexact", "-flags:v", "+bitexact"]
     try:
-        with imageio.v2.get_writer(out, format="FFMPEG", fps=frames_per_second, codec="libx264") as writer:
-            for frame in frames:
-                writer.append_data(frame)
+        with tempfile.TemporaryDirectory() as folder:
+            film = Path(folder) / "film.mp4"
+            with imageio.v2.get_writer(
+                film, format="FFMPEG", fps=frames_per_second, codec="libx264", output_params=options
+            ) as writer:
+                for frame in frames:
+                    writer.append_data(frame)
+            return film.read_bytes()
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({' '.join(str(error).split())[:120]})") from error
+        raise InputError(f"{out}: cannot be made ({' '.join(str(error).split())[:120]})") from error

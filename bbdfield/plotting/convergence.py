@@ -58,7 +58,7 @@ def draw_convergence(
             ax.plot(ends, middle[1] * (ends / middle[0]) ** fit.order, color=color, linewidth=1.4)
         expected = order + 1 if spacing_name == "a_x" else 2
         if h.size > 1 and np.isfinite(error).all():
-            _triangle(ax, h, error, expected, color)
+            triangle(ax, h, error, expected, color)
     for i, (_, by_quantity) in enumerate(sorted((grid_errors or {}).items())):
         floor = style.positive(np.asarray(by_quantity[quantity], float))
         ax.plot(
@@ -71,7 +71,7 @@ def draw_convergence(
             label=None if i else "solver's grid",
         )
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xticks(h, [_tick(value) for value in h])
+    ax.set_xticks(h, [tick(value) for value in h])
     ax.set_xlim(h.min() / 1.4, h.max() * 1.4)
     low, high = ax.get_ylim()
     ax.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend above the lines
@@ -138,13 +138,13 @@ def _slope(fit: FittedOrder) -> str:
     return f"{fit.order:.2f} [{fit.ci[0]:.2f}, {fit.ci[1]:.2f}]".replace("-", "−")
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
     """1/16 rather than 0.0625, where it is one."""
     inverse = round(1 / value)
     return f"1/{inverse}" if abs(inverse * value - 1) < 1e-9 else f"{value:.3g}"
 
 
-def _triangle(ax: Axes, h: np.ndarray, error: np.ndarray, slope: int, color: str) -> None:
+def triangle(ax: Axes, h: np.ndarray, error: np.ndarray, slope: int, color: str) -> None:
     """A reference triangle of this slope below the fine end of a line of errors."""
     arrange = np.argsort(h)
     h, error = h[arrange], error[arrange]

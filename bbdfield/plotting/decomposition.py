@@ -255,5 +255,5 @@ def figure_trajectory(sidecar: Sidecar, name: str) -> Figure:
         mesh = draw_depth_time(ax, t, x / length, found[key], signed=signed)
         figure.colorbar(mesh, ax=ax, label=label)
     worst = float(found["residual"].max())
-    figure.suptitle(f"{name}: bulk and boundary add up to $L$ to {worst:.0e} at {t.size} snapshots")
+    figure.suptitle(f"{style.literal(name)}: bulk and boundary add up to $L$ to {worst:.0e} at {t.size} snapshots")
     return figure

@@ -21,6 +21,7 @@ from bbdfield.fields.coarse_graining import restrict, restrict_sites
 from bbdfield.model.run import Run
 from bbdfield.plotting import style
 from bbdfield.plotting.curves import TrainingCurve, draw_loss, smoothing_width
+from bbdfield.plotting.records import record_of
 from solvers.grids import Grid
 
 QUANTITIES = ("z", "w", "b")
@@ -229,7 +230,7 @@ def figure_trajectory(
 
 def plot_trajectory(run: Run, out: str | Path, *, channel: Channel = 0, sample: int = 0) -> Path:
     """Write `figure_trajectory` to a .png, .pdf or .svg file."""
-    return style.save(figure_trajectory(run, channel=channel, sample=sample), out)
+    return style.save(figure_trajectory(run, channel=channel, sample=sample), out, record_of(run))
 
 
 def trajectory_title(run: Run) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -17,7 +17,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from bbdfield._text import visible
 from bbdfield.errors import InputError
+from bbdfield.files import write_bytes
+from bbdfield.plotting.records import metadata
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -60,12 +63,7 @@ _RC: dict[Any, Any] = {
     "svg.hashsalt": "bbdfield",
     "image.cmap": POSITIVE,
 }
-#: nothing in a file tells when or by which version it was drawn, so that equal data give equal bytes
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    "svg": {"Creator": None, "Date": None},
-}
+SUFFIXES = ("png", "pdf", "svg")
 
 
 def styled(draw: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -87,31 +85,32 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 @styled
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as .png (150 dpi), .pdf or .svg; equal figures give equal bytes.
+def save(figure: Figure, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
+    """Write a figure as .png (150 dpi), .pdf or .svg; equal figures of equal records give equal bytes.
+
+    Parameters
+    ----------
+    record : where the figure comes from (default: what `records.recorded` around the call says); it goes into the file,
+        and nothing else does that would tell when or by which version the figure was drawn.
 
     Raises
     ------
     InputError
-        for another suffix, or a path that cannot be written.
+        for another suffix, or a path that cannot be written; what was there is then still there.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
-    if kind not in _METADATA:
+    if kind not in SUFFIXES:
         raise InputError(f"{path}: a figure is written as .png, .pdf or .svg; choose one of these suffixes")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=DPI, metadata=_METADATA[kind])
+    figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata(kind, record))
     write_bytes(path, buffer.getvalue())
     return path
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a drawing, with a one-line error when that is impossible."""
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        reason = error.strerror or "cannot be written"
-        raise InputError(f"{path}: {reason}; give a file in a directory that exists and can be written") from error
+def literal(text: str, longest: int = 60) -> str:
+    """A name of the user's own as part of a label: cut, without control characters, and never a formula."""
+    return visible(text, keep="", longest=longest).replace("$", r"\$")
 
 
 def symmetric_limit(*arrays: np.ndarray) -> float:

@@ -1,11 +1,14 @@
 """The HDF5 trajectory: written by snapshots, readable at any moment, resumable, sealed when complete."""
 
-from bbdfield.storage.reader import Trajectory, Variable, content_digest, migrate
+from bbdfield.errors import Damaged
+from bbdfield.storage.migrations import migrate
+from bbdfield.storage.reader import Trajectory, Variable, content_digest
 from bbdfield.storage.schema import SCHEMA_VERSION
 from bbdfield.storage.writer import TrajectoryWriter
 
 __all__ = [
     "SCHEMA_VERSION",
+    "Damaged",
     "Trajectory",
     "TrajectoryWriter",
     "Variable",

@@ -1,11 +1,9 @@
-"""Read a trajectory: lazily, only its complete snapshots, with one-line errors for bad files."""
+"""Read a trajectory: lazily, only its complete snapshots, and only what its seal or its chain vouches for."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,22 +14,23 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from bbdfield.errors import InputError
-from bbdfield.storage import schema
+from bbdfield.errors import Damaged, InputError
+from bbdfield.storage import chain, guard, schema, seal
 
-_MOST_COMPRESSED = 1100  # deflate cannot do better than 1032:1, so a larger claim is a lie
-_METADATA_ATTEMPTS = 25  # pauses of 2**25 ns, 34 ms, altogether
+REMEDY = "run the study again with --resume, which repairs what it can, or restore the file"
+AWAY = "restore the file, or move it away and run the study again with --resume"
 _ATTRIBUTES: dict[str, type] = {
     "kind": str, "config": dict, "seed": int, "versions": dict, "git_revision": str, "command": str,
-    "created": str, "resumed": list, "datasets": list, "complete": bool, "digest": str,
+    "created": str, "resumed": list, "datasets": list, "digest": str,
 }  # fmt: skip
+_WHAT = ("software", "schema_version")
 
 
 class Variable:
     """One dataset, read when indexed; along the growing dimension only its complete part exists.
 
     ``variable[i]`` takes what h5py takes (also negative integers) and returns a NumPy array.
-    Raises `InputError` naming file and dataset if the bytes on disk are damaged.
+    Raises `Damaged` naming file and dataset if the bytes on disk are damaged.
     """
 
     def __init__(self, path: Path, dataset: h5py.Dataset, length: int | None):
@@ -59,8 +58,7 @@ class Variable:
         try:
             return np.asarray(self._dataset[self._within(key)])
         except (OSError, RuntimeError) as error:
-            detail = " ".join(str(error).split())
-            raise InputError(f"{self.path}: {self.name} is damaged ({detail}); restore it or run it again") from error
+            raise Damaged(f"{self.path}: {self.name} is damaged ({schema.reason(error)}); {REMEDY}") from error
 
     def _within(self, key: Any) -> Any:
         """Resolve the first index against the complete length, which the dataset on disk may exceed."""
@@ -76,18 +74,32 @@ class Variable:
         if isinstance(keys[0], slice):
             start, stop, step = keys[0].indices(self.shape[0])
             keys[0] = slice(start, max(start, stop), step) if step > 0 else keys[0]
+        elif isinstance(keys[0], int | np.integer):
+            if not -self.shape[0] <= keys[0] < self.shape[0]:
+                raise IndexError(f"{self.name}: entry {keys[0]} of {self.shape[0]}")
+            keys[0] = int(keys[0]) % self.shape[0]
         else:
-            picked = np.arange(self.shape[0])[keys[0]]
-            keys[0] = int(picked) if picked.ndim == 0 else picked
+            keys[0] = np.arange(self.shape[0])[keys[0]]
         return tuple(keys)
 
 
 class Trajectory:
     """A trajectory file opened for reading, also while it is being written or after its writer was killed.
 
+    Opening it checks it: the seal of a finished file, the chain of any other (see `bbdfield.storage.seal` and
+    `chain`), which reads it once from end to end. This process remembers what it has checked.
+
+    Parameters
+    ----------
+    path : the file
+    repair : open a damaged file too, as far as its snapshots are what was written: it then reads as an unfinished one
+        of so many snapshots, and `damage` says what is wrong
+
     Attributes
     ----------
-    path, kind, config, seed, attrs, complete : as stored; `attrs` has all root attributes
+    path, kind, config, seed, attrs : as stored; `attrs` has all root attributes
+    complete : whether the file carries the seal of a finished one
+    damage : what is wrong with the file; "" for nothing
     t, step : (n_snapshots,) training time and step number of every complete snapshot
     fields, boundary : name -> `Variable` (lazy: ``trajectory.fields["w"][-1]``)
     coordinates : name -> array
@@ -98,97 +110,145 @@ class Trajectory:
     Raises
     ------
     InputError
-        Missing, foreign, truncated or damaged file, other schema version, missing dataset: one line, with the
-        remedy.
+        Missing, foreign or locked file, other schema version: one line, with the remedy.
+    Damaged
+        Truncated, altered or hostile file, also with `repair` where nothing of it can be trusted.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], *, repair: bool = False):
         self.path = Path(path)
-        self._file = open_file(self.path)
+        self._remedy = AWAY if repair else REMEDY
+        opened = guard.open_file(self.path, self._remedy, tolerant=repair)
+        self._file, self.complete, self.damage = opened.file, opened.sealed, opened.damage
         try:
-            with schema.one_line(f"{self.path}: damaged trajectory, restore it or run it again"):
+            with guard.refusing(self.path, self._remedy):
                 self._read_header()
+                self._read_entries(repair, opened)
         except BaseException:
             self._file.close()
             raise
 
     def _read_header(self) -> None:
-        file, path = self._file, self.path
-        software, version = schema.plain(file.attrs.get("software")), file.attrs.get("schema_version")
-        if software != schema.SOFTWARE or not isinstance(version, np.integer):
-            raise InputError(f"{path}: an HDF5 file, but not a bbdfield trajectory; give one written by bbdfield")
-        schema.check_version(int(version), path)
-        self.attrs = schema.read_attributes(file)
+        """The root's attributes, and that no other objects are there than the file should have."""
+        self.attrs = read_attributes(self._file, self.path)
         for name, wanted in _ATTRIBUTES.items():
             if type(self.attrs.get(name)) is not wanted:
-                raise InputError(f"{path}: attribute {name} is missing or not a {wanted.__name__}; run it again")
+                raise guard.Strange(f"attribute {name} is missing or not a {wanted.__name__}")
         self.kind: str = self.attrs["kind"]
         self.config: dict[str, Any] = self.attrs["config"]
         self.seed: int = self.attrs["seed"]
-        self.complete: bool = self.attrs["complete"]
         if self.kind not in schema.KINDS:
-            raise InputError(f"{path}: kind is {self.kind!r}, not one of {', '.join(schema.KINDS)}; run it again")
-        self._check_objects()
+            raise guard.Strange(f"kind is {self.kind!r}, not one of {', '.join(schema.KINDS)}")
+        found = set(guard.names(self._file)) - set(schema.GROUPS)
+        for group in schema.GROUPS:
+            found |= {f"{group}/{name}" for name in guard.names(guard.group(self._file, group))}
+        expected = {str(name) for name in self.attrs["datasets"]} | {*schema.SERIES, schema.WORD}
+        if found != expected:
+            name = min(found ^ expected)
+            raise guard.Strange(f"dataset {name} {'is missing' if name in expected else 'does not belong there'}")
 
-        # While a writer runs, lengths grow: read step first, then all else is at least as long. A step is
-        # never negative; -1 is what an appended entry reads as between its resize and its value.
-        self.step: NDArray[np.int64] = Variable(path, file["step"], None)[:]
-        self.step = self.step[: np.append(self.step < 0, True).argmax()]
-        scalar_step = Variable(path, file["scalar_step"], None)[:]
+    def _read_entries(self, repair: bool, opened: guard.Opened) -> None:
+        """Lengths, step numbers and times, and how far the chain vouches for them."""
+        # While a writer runs, lengths grow: open and read step first, then all else is at least as long.
+        file, path = self._file, self.path
+        steps = self._entries(guard.dataset(file, "step"), repair)
+        datasets = {name: guard.dataset(file, name) for name in sorted(self.attrs["datasets"])}
+        guard.check_distinct(datasets.values())
+        self._check_dimensions(datasets)
+        scalar_step = self._entries(datasets["scalar_step"], repair)
+        steps = steps[: self._common_length(datasets, "t", len(steps), repair)]
+        scalar_step = scalar_step[: self._common_length(datasets, "scalar_step", len(scalar_step), repair)]
+        self._limits = {"t": len(steps), "scalar_step": len(scalar_step)}
+        guard.check_claims([guard.claim(item, self._length(item)) for item in datasets.values()], self._available())
+
+        self.complete = self.complete and not self.damage
         if not self.complete:
-            last = self.step[-1] if len(self.step) else 0
-            scalar_step = scalar_step[: np.append((scalar_step < 0) | (scalar_step >= last), True).argmax()]
+            steps = steps[: self._follow(datasets, steps, scalar_step, repair, opened)]
+            last = steps[-1] if len(steps) else 0
+            scalar_step = scalar_step[: np.append(scalar_step >= last, True).argmax()]
+            self._limits = {"t": len(steps), "scalar_step": len(scalar_step)}
+        self.step: NDArray[np.int64] = steps
         self.scalar_step: NDArray[np.int64] = scalar_step
-        self._limits = {"t": len(self.step), "scalar_step": len(self.scalar_step)}
-
-        available = os.path.getsize(path)
-        self._variables = {name: self._variable(name, available) for name in self.attrs["datasets"]}
+        self._datasets = datasets
+        self._variables = {name: Variable(path, item, self._length(item)) for name, item in datasets.items()}
         self.t: NDArray[np.float64] = self._variables["t"][:]
         self.fields: Mapping[str, Variable] = self._group("fields")
         self.boundary: Mapping[str, Variable] = self._group("boundary")
 
-    def _check_objects(self) -> None:
-        """Only the listed datasets may be there, each float64 or int64 numbers stored in this very file."""
-        found = set()
-        for prefix in ("", *(f"{group}/" for group in schema.GROUPS)):
-            group = self._file[prefix or "/"]
-            for name in group:
-                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    raise InputError(f"{self.path}: {prefix}{name} links elsewhere, which a trajectory never does")
-                if not prefix and name in schema.GROUPS:
-                    continue
-                item = group[name]
-                if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
-                    raise InputError(
-                        f"{self.path}: {prefix}{name} is not a plain dataset, which a trajectory only holds"
-                    )
-                if item.dtype.str not in ("<f8", "<i8"):
-                    raise InputError(f"{self.path}: {prefix}{name} has type {item.dtype}, not float64 or int64")
-                found.add(prefix + name)
-        expected = {*self.attrs["datasets"], *schema.SERIES}
-        if found != expected:
-            name = min(found ^ expected)
-            problem = "is missing" if name in expected else "does not belong there"
-            raise InputError(f"{self.path}: dataset {name} {problem}; restore the file or run it again")
+    def _available(self) -> int:
+        return os.fstat(self._file.id.get_vfd_handle()).st_size
 
-    def _variable(self, name: str, available: int) -> Variable:
-        dataset = self._file[name]
-        dims = schema.dimensions(dataset)
-        length = self._limits.get(dims[0]) if dims else None
-        variable = Variable(self.path, dataset, length)
-        if length is not None and dataset.shape[0] < length:
-            raise InputError(f"{self.path}: {name} holds {dataset.shape[0]} of {length} entries; run it again")
-        for dim, size in zip(dims[length is not None :], dataset.shape[length is not None :], strict=True):
-            if dim not in self._file or self._file[dim].shape != (size,):
-                raise InputError(
-                    f"{self.path}: dimension {dim!r} of {name} has no scale of length {size}; run it again"
-                )
-        if schema.has_values(dataset):
-            if variable.nbytes > available * (_MOST_COMPRESSED if variable.compression else 1):
-                raise InputError(f"{self.path}: {name} claims {variable.nbytes} bytes, more than the file can hold")
-            if not dataset.fletcher32 and _end(dataset, length) > available:
-                raise InputError(f"{self.path}: {name} is truncated, its end is missing; restore it or run it again")
-        return variable
+    def _entries(self, dataset: h5py.Dataset, repair: bool) -> NDArray[np.int64]:
+        """Step numbers, which increase from 0; with `repair`, those before the first that is wrong.
+
+        An appended entry reads as -1 between its resize and its value: of snapshots one at most, since they come
+        one at a time.
+        """
+        guard.check_claims([guard.claim(dataset)], self._available())
+        values = _readable(dataset) if repair else np.asarray(dataset[:])
+        rising = values > np.append(-1, values)[:-1]
+        steps = values[: np.append(~rising, True).argmax()]
+        rest = values[len(steps) :]
+        if len(values) < len(dataset) or (rest != -1).any() or (dataset.name == "/step" and len(rest) > 1):
+            broken = f"{dataset.name[1:]}: steps do not increase after entry {len(steps)} of {len(dataset)}"
+            if not repair:
+                raise guard.Strange(broken)
+            self.damage = self.damage or broken
+        return steps
+
+    def _common_length(self, datasets: Mapping[str, h5py.Dataset], dim: str, wanted: int, repair: bool) -> int:
+        """How many entries every dataset along a growing dimension has, at most `wanted`."""
+        for name, item in datasets.items():
+            if schema.dimensions(item)[:1] == (dim,) and len(item) < wanted:
+                broken = f"{name} holds {len(item)} of {wanted} entries"
+                if not repair:
+                    raise guard.Strange(broken)
+                self.damage, wanted = self.damage or broken, len(item)
+        return wanted
+
+    def _check_dimensions(self, datasets: Mapping[str, h5py.Dataset]) -> None:
+        """Every dataset has its dimensions' lengths; those along a growing dimension are at least so long."""
+        for name, item in datasets.items():
+            for dim, size in zip(schema.dimensions(item), item.shape, strict=True):
+                if dim not in datasets or not datasets[dim].is_scale:
+                    raise guard.Strange(f"dimension {dim!r} of {name} has no scale")
+                if dim not in ("t", "scalar_step") and datasets[dim].shape != (size,):
+                    raise guard.Strange(f"{name} has {size} entries along {dim}, whose scale has {datasets[dim].shape}")
+
+    def _length(self, item: h5py.Dataset) -> int | None:
+        return self._limits.get(schema.dimensions(item)[0]) if item.shape else None
+
+    def _follow(
+        self,
+        datasets: Mapping[str, h5py.Dataset],
+        steps: NDArray[np.int64],
+        scalar_step: NDArray[np.int64],
+        repair: bool,
+        opened: guard.Opened,
+    ) -> int:
+        """How many snapshots the chain vouches for; all of them, or `Damaged`, without `repair`."""
+        unchanged = seal.identity(self._file.id.get_vfd_handle()) == opened.identity
+        if not repair and unchanged and seal.remembered(opened.identity):
+            return len(steps)
+        began = chain.start(self.attrs, datasets)
+        if began.hex() != self.attrs["digest"]:
+            raise Damaged(f"{self.path}: its configuration or its constant data were altered; {AWAY}")
+        kept, why = 0, "differs from its digest"
+        try:
+            for fits in chain.follow(datasets, began, steps, scalar_step):
+                if not fits:
+                    break
+                kept += 1
+        except (*schema.FAILURES, LookupError) as error:
+            why = schema.reason(error)
+        if kept < len(steps):
+            broken = f"snapshot {kept} of {len(steps)} (step {steps[kept]}) is damaged or altered ({why})"
+            if not repair:
+                raise Damaged(f"{self.path}: {broken}; {self._remedy}")
+            self.damage = self.damage or broken
+        elif not self.damage:
+            seal.remember(opened.identity, opened.began)
+        return kept
 
     def _group(self, group: str) -> dict[str, Variable]:
         prefix = f"{group}/"
@@ -201,7 +261,7 @@ class Trajectory:
     @cached_property
     def coordinates(self) -> dict[str, NDArray[Any]]:
         scales = {name: v for name, v in self._variables.items() if "/" not in name and name not in schema.SERIES}
-        return {name: v[:] for name, v in scales.items() if schema.has_values(self._file[name])}
+        return {name: v[:] for name, v in scales.items() if schema.has_values(self._datasets[name])}
 
     @cached_property
     def scalars(self) -> dict[str, NDArray[np.float64]]:
@@ -212,20 +272,19 @@ class Trajectory:
         return {name: variable[:] for name, variable in self._group("evaluation").items()}
 
     def content_digest(self) -> str:
-        """SHA-256 of the datasets' complete part, without the attributes: equal for equal results."""
-        with schema.one_line(f"{self.path}: damaged, restore it or run it again"):
-            return schema.digest(self._file, None, self._limits)
+        """SHA-256 of the datasets' complete part, without attributes and chain: equal for equal results."""
+        with guard.refusing(self.path, REMEDY):
+            return schema.content_digest(self._datasets, self._limits)
 
     def verify(self) -> None:
-        """Compute the digest of the whole file again; raise `InputError` if anything in it was altered."""
-        if not self.complete:
-            raise InputError(f"{self.path}: incomplete, so it has no digest to verify; resume the run first")
-        with schema.one_line(f"{self.path}: damaged, restore it or run it again"):
-            altered = schema.digest(self._file, self.attrs) != self.attrs["digest"]
-        if altered:
-            raise InputError(
-                f"{self.path}: altered after it was completed (digest differs); restore it or run it again"
-            )
+        """Check the whole file once more, seal and chain; raise `Damaged` if anything in it was altered."""
+        if self.complete:
+            seal.is_sealed(self._file.id.get_vfd_handle(), self.path, REMEDY, again=True)
+        with guard.refusing(self.path, REMEDY):
+            began = chain.start(self.attrs, self._datasets)
+            links = chain.follow(self._datasets, began, self.step, self._variables["scalar_step"][:])
+            if began.hex() != self.attrs["digest"] or not all(links):
+                raise guard.Strange("altered, its chain of digests does not fit")
 
     def close(self) -> None:
         self._file.close()
@@ -239,94 +298,32 @@ class Trajectory:
         self.close()
 
 
-def open_file(path: Path) -> h5py.File:
-    """Open plainly; a file that a running or killed writer left marked as open needs SWMR reading."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path, or run the study that writes it")
+def read_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    """Root attributes of a trajectory as plain Python values, JSON decoded."""
+    software, version = (guard.label(file, name) for name in _WHAT)
+    if software != schema.SOFTWARE or not isinstance(version, int):
+        raise InputError(f"{path}: an HDF5 file, but not a bbdfield trajectory; give one written by bbdfield")
+    schema.check_version(version, path)
+    attributes = guard.attributes(file)
+    return {
+        name: schema.decode_json(value, name) if name in schema.JSON_ATTRIBUTES else value
+        for name, value in attributes.items()
+    }
+
+
+def _readable(dataset: h5py.Dataset) -> NDArray[np.int64]:
+    """The entries of a list of numbers before the first that cannot be read."""
     try:
-        try:
-            return h5py.File(path, "r")
-        except OSError as error:
-            # While a writer flushes, and after it was killed there, the header may count more than is there.
-            marked, short = "already open for" in str(error), "truncated file" in str(error)
-            if marked or short:
-                with contextlib.suppress(OSError, RuntimeError, KeyError):
-                    file = _open_shared(path)
-                    if marked or not file.attrs["complete"]:
-                        return file
-                    file.close()
-            raise
-    except (OSError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())
-        if "signature not found" in text:
-            problem = "not an HDF5 file; give a trajectory written by bbdfield"
-        elif "truncated file" in text:
-            problem = "truncated HDF5 file, its end is missing; copy it again or run it again"
-        else:
-            problem = f"cannot be opened ({text}); restore it or run it again"
-        raise InputError(f"{path}: {problem}") from error
-
-
-def _end(dataset: h5py.Dataset, length: int | None) -> int:
-    """Where in the file the part up to `length` ends: HDF5 reads zeros beyond the end of a truncated file."""
-    if dataset.chunks is None:
-        return (dataset.id.get_offset() or 0) + dataset.id.get_storage_size()
-    ends = [0]
-
-    def visit(chunk: Any) -> None:
-        if length is None or chunk.chunk_offset[0] < length:
-            ends.append(chunk.byte_offset + chunk.size)
-
-    dataset.id.chunk_iter(visit)
-    return max(ends)
-
-
-def _open_shared(path: Path) -> h5py.File:
-    """Like ``h5py.File(path, "r", swmr=True)``, but giving up on damaged metadata at once, nearly.
-
-    HDF5 takes a wrong checksum for a write in progress and tries 100 times, doubling its pause from 1 ns: for
-    ever. h5py does not offer the setting, so it is made in the HDF5 library that h5py has loaded.
-    """
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
-    set_attempts = getattr(ctypes.CDLL(h5py.h5p.__file__), "H5Pset_metadata_read_attempts", None)
-    if set_attempts is not None:
-        set_attempts(ctypes.c_int64(access.id), ctypes.c_uint(_METADATA_ATTEMPTS))
-    mode = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
-    return h5py.File(h5py.h5f.open(os.fsencode(path), mode, fapl=access))
+        return np.asarray(dataset[:])
+    except schema.FAILURES:
+        kept: list[int] = []
+    with contextlib.suppress(*schema.FAILURES):
+        for place in range(len(dataset)):
+            kept.append(int(dataset[place]))
+    return np.array(kept, dtype=np.int64)
 
 
 def content_digest(path: str | os.PathLike[str]) -> str:
     """`Trajectory.content_digest` of a file."""
     with Trajectory(path) as trajectory:
         return trajectory.content_digest()
-
-
-def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Convert a trajectory of an older schema into a new file, step by step through `schema.MIGRATIONS`."""
-    source, target = Path(source), Path(target)
-    if target.exists():
-        raise InputError(f"{target}: exists already; name a new file for the migrated trajectory")
-    with open_file(source) as file:
-        version = file.attrs.get("schema_version")
-        if schema.plain(file.attrs.get("software")) != schema.SOFTWARE or not isinstance(version, np.integer):
-            raise InputError(f"{source}: not a bbdfield trajectory; give one written by bbdfield")
-    steps = range(int(version), schema.SCHEMA_VERSION)
-    if not steps or any(step not in schema.MIGRATIONS for step in steps):
-        raise InputError(f"{source}: no migration from schema {version} to {schema.SCHEMA_VERSION} is known or needed")
-    part = target.with_name(target.name + ".part")
-    try:
-        with schema.one_line(f"{source}: cannot be migrated to {target}"):
-            shutil.copyfile(source, part)
-            with h5py.File(part, "r+", libver="latest") as file:
-                for step in steps:
-                    schema.MIGRATIONS[step](file)
-                    file.attrs["schema_version"] = step + 1
-                if file.attrs["complete"]:
-                    file.attrs.modify(
-                        "digest",
-                        schema.text(schema.digest(file, schema.read_attributes(file))),
-                    )
-            os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """Arrays that a study or an analysis found: one small HDF5 file beside the trajectories, which stay as they are.
 
-Layout (all numbers little-endian float64 or int64)::
+Layout (all numbers little-endian float64 or int64, all text of fixed length in UTF-8)::
 
     /               attributes: software, sidecar_version, kind, config, digest; when, how and by what written
     /<array>        with its dimensions attached as scales, and ``dims``, their names in one string
     /<dimension>    its coordinate, or the netCDF mark of a dimension without one
+    (after the end) the seal, see `bbdfield.storage.seal`
 
-so that ``xarray.open_dataset`` shows every array with its dimensions. ``digest`` covers configuration and arrays, and
-is compared on reading. Equal arrays give an equal digest, whenever and wherever they were written.
+so that ``xarray.open_dataset`` shows every array with its dimensions. The seal is checked on reading. ``digest`` covers
+configuration and arrays: equal arrays give an equal digest, whenever and wherever they were written.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bbdfield.errors import InputError
+from bbdfield.errors import Damaged, InputError
+from bbdfield.files import write_bytes
 from bbdfield.provenance import provenance
-from bbdfield.storage import schema
-from bbdfield.storage.reader import open_file
-from bbdfield.storage.writer import numeric
+from bbdfield.storage import guard, schema, seal
+from bbdfield.storage.writer import attach, check_directory, in_memory, numeric
 
-SIDECAR_VERSION = 1
+SIDECAR_VERSION = 2
+REMEDY = "compute it again"
 
 Named = Mapping[str, tuple[tuple[str, ...], ArrayLike]]
 
@@ -67,58 +69,46 @@ def write_sidecar(
     ----------
     kind : name of the analysis.
     config : what it was told, plain JSON types.
-    arrays : name -> (names of its dimensions, values); NaN is allowed.
-    coordinates : dimension -> its coordinate, 1-d; other dimensions get a length only.
+    arrays : name -> (names of its dimensions, values), numbers or text; NaN is allowed.
+    coordinates : dimension -> its coordinate, 1-d, numbers or text; other dimensions get a length only.
     overwrite : replace an existing file, which stays intact until the new one stands.
 
     Raises
     ------
     InputError
-        for an existing file, names or lengths that do not fit each other, values that are no real numbers, or a file
-        that cannot be written.
+        for an existing file, names or lengths that do not fit each other, values that are neither real numbers nor
+        text, or a file that cannot be written.
     """
     path = Path(path)
-    values = {name: numeric(given, f"array {name}") for name, (_, given) in arrays.items()}
+    values = {name: _values(given, f"array {name}") for name, (_, given) in arrays.items()}
     dims = {name: tuple(given) for name, (given, _) in arrays.items()}
-    scales = {name: numeric(given, f"coordinate {name}") for name, given in (coordinates or {}).items()}
+    scales = {name: _values(given, f"coordinate {name}") for name, given in (coordinates or {}).items()}
     sizes = _sizes(values, dims, scales)
     text = schema.encode_json(config, "config")
-    if path.is_dir():
-        raise InputError(f"{path}: is a directory; give the name of a file")
+    check_directory(path)
     if path.exists() and not overwrite:
         raise InputError(f"{path}: exists already; choose another file or overwrite it")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: directory {path.parent} does not exist; create it first")
-    origin = {key: json.dumps(v, sort_keys=True) if isinstance(v, dict) else v for key, v in provenance().items()}
     attributes = {
         "software": schema.SOFTWARE,
         "sidecar_version": SIDECAR_VERSION,
         "kind": kind,
-        "config": text,
-        **origin,
+        "config": config,
+        **provenance(),
         "digest": _digest(kind, text, values, dims, scales),
     }
-    part = path.with_name(path.name + ".part")
-    with schema.one_line(f"{path}: cannot be written, check the directory's permissions and free space"):
-        try:
-            with h5py.File(part, "w", libver="latest") as file:
-                for name, value in attributes.items():
-                    file.attrs[name] = schema.text(value) if isinstance(value, str) else value
-                for name, size in sizes.items():
-                    if name in scales:
-                        file.create_dataset(name, data=scales[name]).make_scale(name)
-                        if name in schema.UNITS:
-                            file[name].attrs["units"] = schema.text(schema.UNITS[name])
-                    else:
-                        file.create_dataset(name, (size,), "i8").make_scale(f"{schema.NO_COORDINATE} {size:10d}")
-                for name, value in values.items():
-                    dataset = file.create_dataset(name, data=value)
-                    dataset.attrs["dims"] = schema.text(" ".join(dims[name]))
-                    for axis, dim in enumerate(dims[name]):
-                        dataset.dims[axis].attach_scale(file[dim])
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    with schema.one_line(f"{path}: cannot be written"), in_memory("new") as file:
+        schema.write_attributes(file, attributes)
+        for name, size in sizes.items():
+            if name in scales:
+                _store(file, name, scales[name]).make_scale(name)
+                if name in schema.UNITS:
+                    file[name].attrs["units"] = schema.text(schema.UNITS[name])
+            else:
+                file.create_dataset(name, (size,), "i8").make_scale(f"{schema.NO_COORDINATE} {size:10d}")
+        for name, value in values.items():
+            attach(file, _store(file, name, value), dims[name])
+        file.flush()
+        write_bytes(path, seal.sealed(file.id.get_file_image()))
     return path
 
 
@@ -131,32 +121,61 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
         for a missing, foreign, damaged or altered file: one line, with the remedy.
     """
     path = Path(path)
-    with (
-        open_file(path) as file,
-        schema.one_line(f"{path}: damaged, restore it or compute it again"),
-    ):
-        version = file.attrs.get("sidecar_version")
-        if schema.plain(file.attrs.get("software")) != schema.SOFTWARE or not isinstance(version, np.integer):
+    opened = guard.open_file(path, REMEDY)
+    with opened.file as file, guard.refusing(path, REMEDY):
+        software, version = (guard.label(file, name) for name in _WHAT)
+        if software != schema.SOFTWARE or not isinstance(version, int):
             raise InputError(f"{path}: an HDF5 file, but no bbdfield sidecar; give one that an analysis wrote")
         if version != SIDECAR_VERSION:
             known = f"but this bbdfield reads version {SIDECAR_VERSION}"
-            raise InputError(f"{path}: sidecar version {version}, {known}; compute it again")
-        found: dict[str, NDArray[Any]] = {}
-        dims: dict[str, tuple[str, ...]] = {}
-        scales: dict[str, NDArray[Any]] = {}
-        for name in file:
-            dataset = file[name]
-            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.str not in ("<f8", "<i8"):
-                raise InputError(f"{path}: {name} is no array of numbers; compute it again")
-            if not dataset.is_scale:
-                found[name], dims[name] = np.asarray(dataset[()]), schema.dimensions(dataset)
-            elif schema.has_values(dataset):
-                scales[name] = np.asarray(dataset[()])
-        kind, text = schema.plain(file.attrs["kind"]), schema.plain(file.attrs["config"])
-        digest = _digest(kind, text, found, dims, scales)
-        if digest != schema.plain(file.attrs["digest"]):
-            raise InputError(f"{path}: altered after it was written (digest differs); compute it again")
-        return Sidecar(path, kind, json.loads(text), found, dims, scales, digest)
+            raise InputError(f"{path}: sidecar version {version}, {known}; {REMEDY}")
+        if not opened.sealed:
+            raise Damaged(f"{path}: altered after it was written, or cut (it has no seal); {REMEDY}")
+        attributes = guard.attributes(file)
+        config = schema.decode_json(attributes["config"], "config")
+        if not isinstance(config, dict):
+            raise guard.Strange("attribute config is not a dict")
+        datasets = [guard.dataset(file, name, texts=True) for name in guard.names(file)]
+        guard.check_distinct(datasets)
+        guard.check_claims([guard.claim(dataset) for dataset in datasets], path.stat().st_size)
+        scales = {item.name[1:]: _load(item) for item in datasets if item.is_scale and schema.has_values(item)}
+        found = {item.name[1:]: item for item in datasets if not item.is_scale}
+        arrays = {name: _load(item) for name, item in found.items()}
+        dims = {name: schema.dimensions(item) for name, item in found.items()}
+        try:
+            _sizes(arrays, dims, scales)
+        except InputError as error:
+            raise guard.Strange(str(error)) from error
+        return Sidecar(path, attributes["kind"], config, arrays, dims, scales, attributes["digest"])
+
+
+_WHAT = ("software", "sidecar_version")
+
+
+def _values(given: ArrayLike, what: str) -> NDArray[Any]:
+    """Numbers as float64 or int64, text as it is."""
+    array = np.asarray(given)
+    if array.dtype.kind != "U":
+        return numeric(array, what)
+    if any("\0" in entry for entry in array.flat):
+        raise InputError(f"{what}: text with a zero byte cannot be stored; leave it out")
+    return array
+
+
+def _store(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
+    """Text goes in as UTF-8 of fixed length: HDF5 keeps the other kind outside its checksums, and h5py as objects."""
+    if values.dtype.kind != "U":
+        return file.create_dataset(name, data=values)
+    encoded = np.char.encode(values, "utf-8", "backslashreplace")
+    length = max(1, encoded.dtype.itemsize)
+    if length > guard.MOST_LETTERS:
+        raise InputError(f"array {name}: text of {length} bytes; files take at most {guard.MOST_LETTERS}")
+    return file.create_dataset(name, data=encoded.view(h5py.string_dtype("utf-8", length)))
+
+
+def _load(dataset: h5py.Dataset) -> NDArray[Any]:
+    values = np.asarray(dataset[()])
+    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
 
 
 def _sizes(
@@ -174,8 +193,9 @@ def _sizes(
             if sizes.setdefault(name, size) != size:
                 raise InputError(f"{what}: its dimension {name} has length {size}, elsewhere {sizes[name]}")
     for name in (*values, *sizes):
-        if not name.isidentifier():
-            raise InputError(f"{name!r} cannot name an array or dimension; use letters, digits and underscores")
+        if not guard.valid_name(name):
+            allowed = "use letters, digits, underscores, and dots or hyphens between them"
+            raise InputError(f"{name!r} cannot name an array or dimension; {allowed}")
         if name in values and name in sizes:
             raise InputError(f"array {name}: has the name of a dimension; give it as a coordinate or rename it")
     return sizes

@@ -2,13 +2,16 @@
 
 The file is built beside its place, put into SWMR mode (single writer, multiple readers) and only then renamed
 into place: from its first moment under its name it can be read, and a killed writer leaves it readable. Each
-snapshot goes to disk in an order that makes its last entry, in /step, the proof that the rest of it is there.
+snapshot goes to disk in an order that makes its last entry, in /step, the proof that the rest of it is there, and its
+digest in /chain the proof of what it was. Completing the file means closing it and appending its seal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
+import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -24,12 +27,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from bbdfield.errors import InputError
 from bbdfield.provenance import provenance
-from bbdfield.storage import schema
-from bbdfield.storage.reader import Trajectory
+from bbdfield.storage import chain, guard, schema, seal
+from bbdfield.storage.reader import Trajectory, read_attributes
 
 _SCALAR_CHUNK = 1024
 _SPARE_BYTES = 2**20  # for metadata and scalars, beside the fields of a snapshot
 _COMPRESSIONS = (None, "gzip")
+_MOST_RESUMPTIONS = 1000  # are recorded, the last ones
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,20 @@ class _Layout:
             if len(dims) != len(shape) or len(set(dims)) != len(dims):
                 raise InputError(f"{what}: dimensions {tuple(dims)} do not fit its shape {tuple(shape)}")
             for dim, size in zip(dims, shape, strict=True):
-                if dim in schema.GROUPS or dim in schema.SERIES or not dim.isidentifier():
+                if dim in {*schema.GROUPS, *schema.SERIES, schema.WORD} or not guard.valid_name(dim):
                     raise InputError(f"{what}: {dim!r} cannot name a dimension; choose another name")
                 if sizes.setdefault(dim, size) != size:
                     raise InputError(f"{what}: its dimension {dim} has length {size}, elsewhere {sizes[dim]}")
         for name in (*self.boundary, *self.fields, *self.scalars, *self.evaluation):
-            if not name.isidentifier():
+            if not guard.valid_name(name):
                 raise InputError(f"{name!r} cannot name a dataset; use letters, digits and underscores")
         return sizes
 
     def names(self, sizes: Mapping[str, int]) -> list[str]:
         members = {"fields": self.fields, "evaluation": self.evaluation}
         members |= {"scalars": self.scalars, "boundary": self.boundary}
-        return sorted([*schema.SERIES, *sizes, *(f"{group}/{name}" for group in members for name in members[group])])
+        fixed = [*schema.SERIES, schema.WORD, *sizes]
+        return sorted([*fixed, *(f"{group}/{name}" for group in members for name in members[group])])
 
     def build(self, file: h5py.File, sizes: Mapping[str, int]) -> None:
         """Create all datasets, with their dimension scales; SWMR mode allows none later."""
@@ -78,20 +83,22 @@ class _Layout:
         # kill can tear it. Scalars share chunks, so they carry no checksum that a torn write could break.
         once: dict[str, Any] = {"chunks": (1,), "fletcher32": True}
         shared: dict[str, Any] = {"chunks": (_SCALAR_CHUNK,)}
-        _growing(file, "t", "f8", **once).make_scale("t")
-        _growing(file, "scalar_step", "i8", fillvalue=-1, **shared).make_scale("scalar_step")
-        for name, size in sizes.items():
+        growing(file, "t", "f8", **once).make_scale("t")
+        growing(file, "scalar_step", "i8", fillvalue=-1, **shared).make_scale("scalar_step")
+        for name, size in {**sizes, schema.WORD: schema.WORDS}.items():
             if name in self.coordinates:
                 file.create_dataset(name, data=self.coordinates[name]).make_scale(name)
             else:
                 file.create_dataset(name, (size,), "i8").make_scale(f"{schema.NO_COORDINATE} {size:10d}")
         for name in {"t", *self.coordinates} & set(schema.UNITS):
             file[name].attrs["units"] = schema.text(schema.UNITS[name])
-        _attach(file, _growing(file, "step", "i8", fillvalue=-1, **once), ("t",))
+        attach(file, growing(file, "step", "i8", fillvalue=-1, **once), ("t",))
+        links = growing(file, schema.CHAIN, "i8", (schema.WORDS,), chunks=(1, schema.WORDS), fletcher32=True)
+        attach(file, links, ("t", schema.WORD))
         for name in self.evaluation:
-            _attach(file, _growing(file, f"evaluation/{name}", "f8", **once), ("t",))
+            attach(file, growing(file, f"evaluation/{name}", "f8", **once), ("t",))
         for name in self.scalars:
-            _attach(file, _growing(file, f"scalars/{name}", "f8", **shared), ("scalar_step",))
+            attach(file, growing(file, f"scalars/{name}", "f8", **shared), ("scalar_step",))
         gzip: dict[str, Any] = {"compression": "gzip", "shuffle": True}
         for name, (dims, shape) in self.fields.items():
             options = {
@@ -99,17 +106,17 @@ class _Layout:
                 "fletcher32": True,
                 **(gzip if self.compression else {}),
             }
-            _attach(file, _growing(file, f"fields/{name}", "f8", shape, **options), ("t", *dims))
+            attach(file, growing(file, f"fields/{name}", "f8", shape, **options), ("t", *dims))
         for name, (dims, values) in self.boundary.items():
             options = {"fletcher32": True, **gzip} if values.size and values.ndim else {}
-            _attach(file, file.create_dataset(f"boundary/{name}", data=values, **options), dims)
+            attach(file, file.create_dataset(f"boundary/{name}", data=values, **options), dims)
 
 
-def _growing(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...] = (), **options: Any) -> h5py.Dataset:
+def growing(file: h5py.File, name: str, dtype: str, shape: tuple[int, ...] = (), **options: Any) -> h5py.Dataset:
     return file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), **options)
 
 
-def _attach(file: h5py.File, dataset: h5py.Dataset, dims: Sequence[str]) -> None:
+def attach(file: h5py.File, dataset: h5py.Dataset, dims: Sequence[str]) -> None:
     dataset.attrs["dims"] = schema.text(" ".join(dims))
     for axis, dim in enumerate(dims):
         dataset.dims[axis].attach_scale(file[dim])
@@ -120,9 +127,9 @@ def numeric(values: ArrayLike, what: str) -> NDArray[Any]:
     array = np.asarray(values)
     if array.dtype.kind not in "fiub":
         raise InputError(f"{what}: values of type {array.dtype} cannot be stored; give real numbers")
-    wanted = np.float64 if array.dtype.kind == "f" else np.int64
+    wanted = np.dtype("<f8" if array.dtype.kind == "f" else "<i8")
     if not np.can_cast(array.dtype, wanted):
-        raise InputError(f"{what}: values of type {array.dtype} do not fit into {np.dtype(wanted)}")
+        raise InputError(f"{what}: values of type {array.dtype} do not fit into {wanted}")
     return array.astype(wanted)
 
 
@@ -133,12 +140,13 @@ class TrajectoryWriter:
     incomplete file (`abandon`), so that `resume` can go on from its last complete snapshot.
     """
 
-    def __init__(self, path: Path, file: h5py.File, inode: int):
+    def __init__(self, path: Path, file: h5py.File, names: Sequence[str], inode: int, began: bytes):
         self.path = path
         self._file: h5py.File | None = file
         self._inode = inode
         # Kept open: a dataset let go of writes out its chunks, where a failure would go unnoticed.
-        self._datasets = {name: file[name] for name in json.loads(file.attrs["datasets"])}
+        self._datasets = {name: file[name] for name in names}
+        self._link = began
         self._pending: list[tuple[int, dict[str, float]]] = []
         self._last_scalar = -1
         self.n_snapshots = 0
@@ -206,10 +214,17 @@ class TrajectoryWriter:
         """Go on with an incomplete file from its last complete snapshot (`last_step`, None if there is none).
 
         Complete snapshots and the scalars of earlier steps are copied into a new file, which then replaces
-        the old one, so a kill here loses nothing. Raises `InputError` if the file is complete, damaged, or of
-        another configuration.
+        the old one, so a kill here loses nothing. Of a damaged file those snapshots are kept that are what was
+        written, up to the first that is not; one line on the log says so.
+
+        Raises
+        ------
+        InputError
+            if the file is complete and whole, or of another configuration
+        Damaged
+            if nothing of it can be trusted
         """
-        with Trajectory(path) as old:
+        with Trajectory(path, repair=True) as old:
             if old.complete:
                 raise InputError(f"{old.path}: complete already, so there is nothing to resume")
             if schema.encode_json(config, "config") != schema.encode_json(old.config, "config"):
@@ -224,17 +239,24 @@ class TrajectoryWriter:
                 list(old.scalars), list(old.evaluation),
                 next((variable.compression for variable in old.fields.values()), None),
             )  # fmt: skip
-            attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], provenance()]}
+            attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], provenance()][-_MOST_RESUMPTIONS:]}
+            writer = cls._start(old.path, layout, attributes, lambda writer: writer._copy(old))
+            if old.damage:
+                count = f"{old.n_snapshots} snapshot{'s' * (old.n_snapshots > 1)}"
+                kept = f"kept {count}" if old.n_snapshots else "no snapshot could be kept"
+                again = f"step {old.step[-1]}" if old.n_snapshots else "the start"
+                log = logging.getLogger("bbdfield")
+                log.warning("%s: %s; %s, computing again from %s", old.path, old.damage, kept, again)
+            return writer
 
-            def refill(writer: TrajectoryWriter) -> None:
-                rows = [dict(zip(old.scalars, row, strict=True)) for row in zip(*old.scalars.values(), strict=True)]
-                writer._pending = list(zip(old.scalar_step.tolist(), rows or [{}] * len(old.scalar_step), strict=True))
-                writer._last_scalar = int(old.scalar_step[-1]) if len(old.scalar_step) else -1
-                for i, (step, t) in enumerate(zip(old.step.tolist(), old.t.tolist(), strict=True)):
-                    values = {name: variable[i] for name, variable in old.fields.items()}
-                    writer.snapshot(step, t, values, {name: series[i] for name, series in old.evaluation.items()})
-
-            return cls._start(old.path, layout, attributes, refill)
+    def _copy(self, old: Trajectory) -> None:
+        """Append everything that another file holds."""
+        rows = [dict(zip(old.scalars, row, strict=True)) for row in zip(*old.scalars.values(), strict=True)]
+        self._pending = list(zip(old.scalar_step.tolist(), rows or [{}] * len(old.scalar_step), strict=True))
+        self._last_scalar = int(old.scalar_step[-1]) if len(old.scalar_step) else -1
+        for i, (step, t) in enumerate(zip(old.step.tolist(), old.t.tolist(), strict=True)):
+            values = {name: variable[i] for name, variable in old.fields.items()}
+            self.snapshot(step, t, values, {name: series[i] for name, series in old.evaluation.items()})
 
     @classmethod
     def _start(
@@ -242,25 +264,30 @@ class TrajectoryWriter:
         path: Path,
         layout: _Layout,
         attributes: dict[str, Any],
-        refill: Callable[[Self], None] = lambda _: None,
+        fill: Callable[[Self], None] = lambda _: None,
     ) -> Self:
         sizes = layout.sizes()
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: directory {path.parent} does not exist; create it first")
+        names = layout.names(sizes)
+        check_directory(path)
         part = path.with_name(path.name + ".part")
         with schema.one_line(f"{path}: cannot be written, check the directory's permissions and free space"):
-            file = h5py.File(part, "w", libver="latest")
+            _write_new(path, part, _image(layout, sizes, {**attributes, "datasets": names}))
             try:
-                unsealed = {"datasets": layout.names(sizes), "complete": False, "digest": "0" * 64}
-                schema.write_attributes(file, {**attributes, **unsealed})
-                layout.build(file, sizes)
-                file.swmr_mode = True
-                writer = cls(path, file, part.stat().st_ino)
-                refill(writer)
-                file.flush()
-                os.replace(part, path)
+                file = h5py.File(part, "r+", libver="latest")
+                descriptor = file.id.get_vfd_handle()  # now: it cannot be asked for any more after some failures
+                try:
+                    file.swmr_mode = True
+                    began = bytes.fromhex(guard.attribute(file, "digest"))
+                    writer = cls(path, file, names, part.stat().st_ino, began)
+                    fill(writer)
+                    file.flush()
+                    os.replace(part, path)
+                except BaseException:
+                    if file:
+                        _write_elsewhere(descriptor)
+                        _close_quietly(file)
+                    raise
             except BaseException:
-                _close_quietly(file)
                 part.unlink(missing_ok=True)
                 raise
         return writer
@@ -272,6 +299,8 @@ class TrajectoryWriter:
             raise InputError(
                 f"{self.path}: scalars of step {step} after those of step {self._last_scalar}; steps increase"
             )
+        if self.last_step is not None and step < self.last_step:
+            raise InputError(f"{self.path}: scalars of step {step} after the snapshot of step {self.last_step}")
         self._pending.append((int(step), {name: float(value) for name, value in values.items()}))
         self._last_scalar = int(step)
 
@@ -284,7 +313,7 @@ class TrajectoryWriter:
     ) -> None:
         """Append one snapshot and flush it.
 
-        Order on disk: scalars of earlier steps, fields, evaluation, t; flush; step; flush. If the disk is
+        Order on disk: scalars of earlier steps, fields, evaluation, t, chain; flush; step; flush. If the disk is
         full or writing fails, the file is abandoned, earlier snapshots intact, and `InputError` raised.
         """
         file = self._expect(fields, "fields")
@@ -303,37 +332,34 @@ class TrajectoryWriter:
         try:
             with schema.one_line(f"{self.path}: snapshot of step {step} could not be written, is the disk full"):
                 self._check_space(sum(array.nbytes for array in arrays.values()))
-                self._write_scalars(file, before=step)
+                columns = self._write_scalars(file, before=step)
                 for name, value in entries.items():
                     _append(self._datasets[name], self.n_snapshots, np.asarray(value)[None])
+                pieces = {name: [array] for name, array in arrays.items()}
+                link = chain.link(self._link, chain.parts(step, t, pieces, evaluation or {}, *columns))
+                _append(self._datasets[schema.CHAIN], self.n_snapshots, chain.words(link)[None])
                 file.flush()
+                self._check_compression(file)
                 _append(self._datasets["step"], self.n_snapshots, np.array([step]))
                 file.flush()
         except InputError:
             self._disconnect()
             raise
         self.n_snapshots += 1
-        self.last_step = int(step)
+        self.last_step, self._link = int(step), link
 
     def close(self) -> None:
-        """Write the remaining scalars, seal the file with its digest and mark it complete; once is enough."""
+        """Write the remaining scalars, close the file and seal it, which marks it complete; once is enough."""
         if self._file is None:
             return
         file = self._file
         try:
             with schema.one_line(f"{self.path}: could not be completed, is the disk full"):
-                if self.path.stat().st_ino != self._inode:
-                    raise InputError(f"{self.path}: replaced by another process while being written; run it once only")
                 self._write_scalars(file, before=None)
                 file.flush()
-                seal = schema.digest(file, {**schema.read_attributes(file), "complete": True})
-                # Existing attributes may change in SWMR mode; reopening the file for it would leave a
-                # moment in which a kill makes it unreadable.
-                file.attrs.modify("digest", schema.text(seal))
-                file.flush()
-                file.attrs.modify("complete", np.True_)
-                file.close()
-                self._file = None
+                self._file = None  # what HDF5 leaves of a file that it fails to close can only be let go of
+                _close(file)
+                seal.seal(self.path, self._inode)
         finally:
             self._disconnect()
 
@@ -344,18 +370,12 @@ class TrajectoryWriter:
             self._file = None
 
     def _disconnect(self) -> None:
-        """Abandon after a failure, leaving the file as a kill would: as its last flush left it.
-
-        Closing normally would write again, and HDF5 crashes when that fails too; so a scratch file takes the
-        descriptor's place. The header may count what could not be written; a hole of that size makes it true.
-        """
+        """Abandon after a failure, leaving the file as a kill would: as its last flush left it."""
         if self._file is not None:
-            descriptor = self._file.id.get_vfd_handle()
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, self._file.id.get_filesize())
-            with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as sink:
-                os.dup2(sink.fileno(), descriptor)
-        self.abandon()
+            with contextlib.suppress(OSError):  # the header may count what could not be written
+                os.ftruncate(self._file.id.get_vfd_handle(), self._file.id.get_filesize())
+            _write_elsewhere(self._file.id.get_vfd_handle())
+            self.abandon()
 
     def __enter__(self) -> Self:
         return self
@@ -383,22 +403,97 @@ class TrajectoryWriter:
         if free < needed + _SPARE_BYTES:
             raise InputError(f"{self.path}: the disk is full: {needed} bytes needed, {free} left; make room, resume")
 
-    def _write_scalars(self, file: h5py.File, before: int | None) -> None:
-        """Append the noted scalars of steps < before; their step numbers last, as for snapshots."""
-        count = sum(before is None or step < before for step, _ in self._pending)
-        if count:
+    def _check_compression(self, file: h5py.File) -> None:
+        """Stop before the file looks like a compression bomb to its readers."""
+        packed = sum(guard.claim(item)[0] for item in self._datasets.values() if item.compression)
+        if guard.is_bomb(packed, file.id.get_filesize()):
+            raise InputError(
+                f"{self.path}: its fields compress more than {guard.BOMB_RATIO} to 1, which no reader would believe; "
+                "write it with compression none"
+            )
+
+    def _write_scalars(
+        self, file: h5py.File, before: int | None
+    ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+        """Append and return the noted scalars of steps < before; their step numbers last, as for snapshots."""
+        noted = list(itertools.takewhile(lambda entry: before is None or entry[0] < before, self._pending))
+        steps = np.array([step for step, _ in noted], dtype="<i8")
+        columns = {name: np.array([values[name] for _, values in noted], dtype="<f8") for name in file["scalars"]}
+        if noted:
             start = len(self._datasets["scalar_step"])
-            for name in file["scalars"]:
-                column = np.array([values[name] for _, values in self._pending[:count]])
+            for name, column in columns.items():
                 _append(self._datasets[f"scalars/{name}"], start, column)
             file.flush()
-            _append(self._datasets["scalar_step"], start, np.array([step for step, _ in self._pending[:count]]))
-            del self._pending[:count]
+            _append(self._datasets["scalar_step"], start, steps)
+            del self._pending[: len(noted)]
+        return steps, columns
+
+
+def check_directory(path: Path) -> None:
+    """Raise `InputError` unless a file of this name can be made: one line, saying why not."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a directory; give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: directory {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: directory {path.parent} cannot be written; change its permissions or take another")
+
+
+def in_memory(name: str) -> h5py.File:
+    """A new file without a disk under it: HDF5 crashes on a disk that is full when a file has just begun."""
+    return h5py.File(name, "w", driver="core", backing_store=False, libver="latest")
+
+
+def _image(layout: _Layout, sizes: Mapping[str, int], attributes: Mapping[str, Any]) -> bytes:
+    """The bytes of a file without snapshots, the beginning of its chain included."""
+    with in_memory("new") as file:
+        schema.write_attributes(file, {**attributes, "digest": "0" * 64})
+        layout.build(file, sizes)
+        datasets = {name: file[name] for name in layout.names(sizes)}
+        began = chain.start(read_attributes(file, Path("new")), datasets)
+        file.attrs.modify("digest", schema.text(began.hex()))
+        file.flush()
+        return bytes(file.id.get_file_image())
+
+
+def _write_new(path: Path, part: Path, content: bytes) -> None:
+    """Write the part beside a file, unless another process is writing it."""
+    with open(part, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another process is writing it; wait for that process, or stop it") from None
+        except OSError:  # some network file systems have no locks
+            pass
+        try:
+            file.truncate(0)
+            file.write(content)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def _append(dataset: h5py.Dataset, start: int, values: NDArray[Any]) -> None:
     dataset.resize(start + len(values), axis=0)
     dataset[start:] = values
+
+
+def _close(file: h5py.File) -> None:
+    descriptor = file.id.get_vfd_handle()
+    try:
+        file.close()
+    except BaseException:
+        _write_elsewhere(descriptor)
+        raise
+
+
+def _write_elsewhere(descriptor: int) -> None:
+    """Let a scratch file take a descriptor's place.
+
+    After a failure HDF5 would write again, at the latest when the process ends, and it crashes when that fails too.
+    """
+    with tempfile.TemporaryFile(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as sink:
+        os.dup2(sink.fileno(), descriptor)
 
 
 def _close_quietly(file: h5py.File) -> None:

@@ -28,6 +28,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
@@ -52,7 +53,6 @@ from solvers.sweeps import SCHEMES
 
 #: What is planned is refused by its name, so that nobody takes it for a misspelling.
 LATER_VALUES = {
-    "kind": ("sweep",),
     "training.optimizer": ("adam", "adamw", "nesterov", "rmsprop"),
 }
 LATER_KEYS = ("training.schedule", "training.weight_decay")
@@ -65,6 +65,8 @@ ORDERS = tuple(sorted({order for scaling in SCALINGS.values() for order in scali
 #: The longest side of a lattice or grid, and the most numbers in one array (1 TiB of float64): beyond lies a misprint.
 MOST_CELLS = 1_000_000
 MOST_KAPPA = 1e6
+#: no configuration is longer, and a larger file is something else
+MOST_BYTES = 2**24
 MOST_NUMBERS = 2**37
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -115,6 +117,8 @@ def _number(accept: Callable[[float], bool], needs: str) -> PlainValidator:
             number = float(value)
         except OverflowError:
             raise _refuse(f"{needs} below 1e308", value) from None
+        if number != value and value == value:  # else config.toml would not echo what was given
+            raise _refuse(f"{needs}, which a float of 64 bits holds exactly", value)
         if not math.isfinite(number) or not accept(number):
             raise _refuse(needs, value)
         return number
@@ -599,6 +603,29 @@ class LadderSection(_Section):
     field: Annotated[dict[str, Any], PlainValidator(_table)] = Field(default_factory=dict)
 
 
+class FaultsSection(_Section):
+    """[faults] how often everything goes wrong, see `bbdfield.studies.faults`; 0 leaves a part out.
+
+    kills : SIGKILLs of each of training, simulation and sweep.   in_a_row : of one trajectory before it may end.
+    backends : that train and simulate it.   mutations, configs : altered files.   runs : accepted configurations that
+    are really run.   full_disks : writes at which the disk is full.   points, failing : of the sweep that is timed, and
+    how many of them fail.   timeout : seconds after which a command counts as hanging.   memory : MiB that reading one
+    altered file may take.
+    """
+
+    kills: Annotated[int, _whole(0, 100_000)] = 50
+    in_a_row: Annotated[int, _whole(1, 1000)] = 5
+    backends: Annotated[tuple[str, ...], _each_of(("numpy", "numba"))] = ("numpy", "numba")
+    mutations: Annotated[int, _whole(0, 10_000_000)] = 5000
+    configs: Annotated[int, _whole(0, 10_000_000)] = 2000
+    runs: Annotated[int, _whole(0, 10_000)] = 20
+    full_disks: Annotated[int, _whole(0, 100_000)] = 50
+    points: Annotated[int, _whole(0, 100_000)] = 200
+    failing: Annotated[int, _whole(0, 100_000)] = 5
+    timeout: Annotated[float, _OPTIONAL_POSITIVE] = 10.0
+    memory: Annotated[int, _whole(1, 1_000_000)] = 256
+
+
 class OutputSection(_Section):
     """[output] how trajectories are stored, and whether figures and the report are made."""
 
@@ -636,7 +663,8 @@ class AnyStudy(_Section):
             found = os.stat(self.data.file)
         except OSError:
             return load_dataset(file=self.data.file)  # which says what is wrong
-        return _load("mnist1d", self.data.file, (found.st_mtime_ns, found.st_size))
+        version = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size)
+        return _load("mnist1d", self.data.file, version)
 
     def lattice_at(self, depth: int, width: int) -> Lattice:
         """The network of one rung, with as many inputs and outputs as the data have."""
@@ -685,14 +713,14 @@ class AnyStudy(_Section):
         top = self.model_dump()
         tables = {key: value for key, value in top.items() if value and _is_tables(value)}
         plain = {key: value for key, value in top.items() if not isinstance(value, dict) and key not in tables}
-        parts = ["".join(f"{key} = {_toml(value)}\n" for key, value in plain.items())]
+        parts = ["".join(f"{key} = {toml_value(value)}\n" for key, value in plain.items())]
         for section, table in top.items():
             if isinstance(table, dict):
-                lines = [f"{key} = {_toml(value)}\n" for key, value in table.items() if value is not None]
+                lines = [f"{key} = {toml_value(value)}\n" for key, value in table.items() if value is not None]
                 parts.append(f"[{section}]\n{''.join(lines)}")
         for section, entries in tables.items():
             for table in entries:
-                lines = [f"{key} = {_toml(value)}\n" for key, value in table.items()]
+                lines = [f"{key} = {toml_value(value)}\n" for key, value in table.items()]
                 parts.append(f"[[{section}]]\n{''.join(lines)}")
         return "\n".join(parts)
 
@@ -976,6 +1004,19 @@ def _no_ladder(ladder: LadderSection, study: StudyConfig) -> Iterator[str]:
         yield f"training.batch: needs all {count} training samples, so that every step sees the same"
 
 
+class FaultsConfig(OneNetwork):
+    """kind = "faults": is anything lost, or anything false believed, when processes are killed and files altered?"""
+
+    faults: FaultsSection = Field(default_factory=FaultsSection)
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        if self.faults.failing > self.faults.points:
+            yield f"faults.failing: needs at most faults.points, {self.faults.points} (got {self.faults.failing})"
+        if self.faults.kills and self.training.steps < 8:
+            yield f"training.steps: needs at least 8, so that there is something to kill (got {self.training.steps})"
+
+
 CONFIGS: dict[str, type[AnyStudy]] = {
     "continuum": StudyConfig,
     "decomposition": DecompositionConfig,
@@ -984,6 +1025,7 @@ CONFIGS: dict[str, type[AnyStudy]] = {
     "orders": OrdersConfig,
     "validity": ValidityConfig,
     "signals": SignalsConfig,
+    "faults": FaultsConfig,
 }
 
 
@@ -1001,8 +1043,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
         One line naming the file, the key and the remedy.
     """
     path = Path(path)
+    return parse_config(read_text(path), str(path), path.parent, overrides)
+
+
+def read_text(path: Path) -> str:
+    """The text of a TOML file; `InputError` for one that cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+            raise InputError(f"{path}: is not a plain file; give a TOML file")
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MiB; give a TOML file")
+        return content.decode("utf-8-sig")
+    except InputError:
+        raise
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (FileNotFoundError, NotADirectoryError):
@@ -1010,13 +1065,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> AnyStudy:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read ({reason}); give a TOML file") from None
-    return parse_config(text, str(path), path.parent, overrides)
 
 
 def parse_config(
     text: str, where: str = "configuration", folder: Path | None = None, overrides: Sequence[str] = ()
 ) -> AnyStudy:
     """`load_config` of a text instead of a file."""
+    table = parse_table(text, where, overrides)
+    if "sweep" in table:
+        raise InputError(f"{where}: sweep: this file describes a sweep; use bbdfield sweep, or remove [sweep]")
+    return model_of(table).from_table(table, where, folder)
+
+
+def parse_table(text: str, where: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The tables of a TOML text with some keys overridden, "a.b=c" each; nothing in them is checked."""
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -1024,9 +1086,13 @@ def parse_config(
         raise InputError(f"{where}: not valid TOML: {reason}") from None
     for override in overrides:
         _override(table, override)
+    return table
+
+
+def model_of(table: Mapping[str, Any]) -> type[AnyStudy]:
+    """The configuration of the table's kind; any, to refuse a kind that there is not."""
     kind = table.get("kind")
-    model = CONFIGS.get(kind, StudyConfig) if isinstance(kind, str) else StudyConfig
-    return model.from_table(table, where, folder)
+    return CONFIGS.get(kind, StudyConfig) if isinstance(kind, str) else StudyConfig
 
 
 def _override(table: dict[str, Any], override: str) -> None:
@@ -1362,8 +1428,8 @@ def _given(table: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _toml(value: Any) -> str:
-    """A value as TOML: what a configuration holds, and nothing more."""
+def toml_value(value: Any) -> str:
+    """A value as TOML, whatever a TOML file can hold; tables on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
@@ -1371,8 +1437,15 @@ def _toml(value: Any) -> str:
     if isinstance(value, str):
         return f'"{"".join(map(_escaped, value))}"'
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{key} = {_toml(entry)}' for key, entry in value.items())} }}"
-    return f"[{', '.join(map(_toml, value))}]"
+        return f"{{ {', '.join(f'{toml_key(key)} = {toml_value(entry)}' for key, entry in value.items())} }}"
+    if isinstance(value, (date, time)):  # a datetime is a date
+        return value.isoformat()
+    return f"[{', '.join(map(toml_value, value))}]"
+
+
+def toml_key(key: str) -> str:
+    """A key as TOML: in quotes where it needs them."""
+    return key if _BARE_KEY.fullmatch(key) else toml_value(key)
 
 
 def _escaped(character: str) -> str:

@@ -20,6 +20,7 @@ KINDS = {
     "orders": "bbdfield.studies.orders",
     "validity": "bbdfield.studies.validity",
     "signals": "bbdfield.studies.signals",
+    "faults": "bbdfield.studies.faults",
 }
 
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import json
 import shlex
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from bbdfield._text import visible
 from bbdfield.errors import InputError
+from bbdfield.files import write_text
 from bbdfield.studies.describe import Cell, Description, Table, at, number
 from bbdfield.studies.kinds import KINDS, Kind, kind_of
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+#: no text or figure of a study is longer, and no title is shown in full beyond this
+_MOST_BYTES, _LONGEST_TITLE = 2**26, 200
 _CSS = """
 :root { color-scheme: light dark; --text: #1d2026; --soft: #5c6470; --line: #d8dce2; --back: #ffffff; --box: #f4f6f8; }
 @media (prefers-color-scheme: dark) {
@@ -51,14 +56,15 @@ def write_report(run_dir: Path) -> Path:
     Raises
     ------
     InputError
-        when one of these files is missing, unreadable or not what a study writes.
+        when one of these files is missing, unreadable or not what a study writes, or the page cannot be written.
     """
-    config_text = _read(run_dir, "config.toml")
+    config_text = read_text(run_dir / "config.toml")
     try:
         config = tomllib.loads(config_text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{run_dir / 'config.toml'}: no valid TOML ({error}); run the study again") from error
-    scores, provenance = _json(run_dir, "scores.json"), _json(run_dir, "run.json")
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        raise InputError(f"{run_dir / 'config.toml'}: no valid TOML ({reason}); run the study again") from error
+    scores, provenance = read_json(run_dir / "scores.json"), read_json(run_dir / "run.json")
     kind = _kind(run_dir, config)
     try:
         expected = at(config, "output", "figures") is True
@@ -73,12 +79,11 @@ def write_report(run_dir: Path) -> Path:
             provenance=provenance,
             configuration=config_text,
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{run_dir / 'scores.json'}: not the scores of a study ({type(error).__name__}: {error}); run it again"
-        ) from error
     except InputError as error:
         raise InputError(str(error) if str(run_dir) in str(error) else f"{run_dir}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        what = f"{type(error).__name__}: {_one_line(error)}"
+        raise InputError(f"{run_dir / 'scores.json'}: not the scores of a study ({what}); run it again") from error
 
 
 def write_page(
@@ -105,6 +110,7 @@ def write_page(
     InputError
         when the page cannot be written.
     """
+    title = visible(title, "", _LONGEST_TITLE)
     body = [
         f"<h1>{_text(title)}</h1>",
         f"<p>{_text(description.summary)}</p>",
@@ -118,12 +124,7 @@ def write_page(
     ]
     if configuration is not None:
         body += ["<h2>Configuration</h2>", f"<pre>{_text(configuration)}</pre>"]
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(_page(_text(title), "\n".join(body)), encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from error
+    write_text(path, _page(_text(title), "\n".join(body)))
     return path
 
 
@@ -141,31 +142,62 @@ def _page(title: str, body: str) -> str:
 # reading the run directory
 
 
-def _read(run_dir: Path, name: str) -> str:
-    path = run_dir / name
+def read_text(path: Path) -> str:
+    """The text of a file in a run directory.
+
+    Raises
+    ------
+    InputError
+        when it is missing, no plain file, longer than any that a study writes, or no text.
+    """
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: missing; give the directory of a finished study, or resume this one") from error
-    except (OSError, UnicodeDecodeError) as error:
+        return _bytes(path, "give the directory of a finished study, or resume this one").decode("utf-8")
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as text; check the file") from error
 
 
-def _json(run_dir: Path, name: str) -> dict[str, Any]:
+def _bytes(path: Path, remedy: str) -> bytes:
     try:
-        value = json.loads(_read(run_dir, name))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{run_dir / name}: no valid JSON ({error}); run the study again") from error
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"{path}: no plain file; {remedy}")
+        if found.st_size > _MOST_BYTES:
+            raise InputError(f"{path}: {found.st_size} bytes, more than a study ever writes there; {remedy}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: missing; {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The table that a JSON file in a run directory holds.
+
+    Raises
+    ------
+    InputError
+        as of `read_text`, or for a file that holds no table in JSON.
+    """
+    text = read_text(path)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error)
+        raise InputError(f"{path}: no valid JSON ({reason}); run the study again") from error
     if not isinstance(value, dict):
-        raise InputError(f"{run_dir / name}: holds no table of values; run the study again")
+        raise InputError(f"{path}: holds no table of values; run the study again")
     return value
+
+
+def _one_line(error: Exception) -> str:
+    return visible(" ".join(str(error).split()), "", 200)
 
 
 def _kind(run_dir: Path, config: Mapping[str, Any]) -> Kind:
     name = config.get("kind")
-    if name not in KINDS:
-        known = ", ".join(KINDS)
-        raise InputError(f"{run_dir / 'config.toml'}: kind is {name!r}, not one of {known}; run the study again")
+    if not isinstance(name, str) or name not in KINDS:
+        given, known = visible(repr(name), "", 60), ", ".join(KINDS)
+        raise InputError(f"{run_dir / 'config.toml'}: kind is {given}, not one of {known}; run the study again")
     return kind_of(name)
 
 
@@ -187,10 +219,7 @@ def figures_of(run_dir: Path, captions: Mapping[str, str], *, expected: bool = T
         path = paths[name]
         if not path.resolve().is_relative_to(run_dir.resolve()):
             raise InputError(f"{path}: links to a file outside the run directory; put the figure itself there")
-        try:
-            image = path.read_bytes()
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); draw the figures again") from error
+        image = _bytes(path, "draw the figures again")
         if not image.startswith(_PNG):
             raise InputError(f"{path}: not a PNG image; draw the figures again")
         found.append((name, captions.get(name, name), image))
@@ -201,7 +230,8 @@ def figures_of(run_dir: Path, captions: Mapping[str, str], *, expected: bool = T
 
 
 def _text(value: Any) -> str:
-    return escape(str(value), quote=True)
+    """As text of the page: no markup, and no character that hides or turns around what stands beside it."""
+    return escape(visible(str(value)), quote=True)
 
 
 def _results(description: Description) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 from bbdfield import files
 from bbdfield.errors import InputError
+from bbdfield.plotting.records import record_of_study, recorded
 from bbdfield.provenance import now, provenance
 from bbdfield.studies.config import AnyStudy
 from bbdfield.studies.kinds import KINDS, JobProgress, Session, kind_of
@@ -31,7 +32,7 @@ from solvers.threads import threads
 #: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
 FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
 CONFIG, SCORES, RUN = "config.toml", "scores.json", "run.json"
-OUTPUTS = (SCORES, RUN, "report.html", "log.txt", "figures", "combinations")
+OUTPUTS = (SCORES, RUN, "report.html", "log.txt", "figures", "combinations", "faults")
 
 
 def run_study(
@@ -103,7 +104,8 @@ def _run(config: AnyStudy, out: Path, device: str, session: Session, resume: boo
     if config.output.figures:
         tell("drawing")
         (out / "figures").mkdir(exist_ok=True)
-        kind.draw(config, out, scores, details)
+        with recorded(record_of_study(record, config.to_toml())):
+            kind.draw(config, out, scores, details)
     record |= {"finished": now(), "seconds": round(time.monotonic() - started, 1), "scores_sha256": _sha256(text)}
     files.write_text(out / RUN, _json(record))
     if config.output.figures:

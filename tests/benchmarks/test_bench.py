@@ -12,10 +12,11 @@ from bbdfield.benchmarks import jax_, programs, pytorch
 from bbdfield.benchmarks.describe import describe, digits
 from bbdfield.benchmarks.problems import taps
 from bbdfield.benchmarks.programs import NOT_INSTALLED, train_lattice
-from bbdfield.benchmarks.run import draw
+from bbdfield.benchmarks.run import PROVENANCE, draw
 from bbdfield.cli import main
 from bbdfield.errors import InputError
 from bbdfield.plotting.benchmarks import figure_forecast, figure_scaling, figure_sites
+from bbdfield.plotting.records import read_provenance
 
 PARTS = ("sites", "scaling", "forecast")
 
@@ -38,7 +39,16 @@ def test_what_is_recorded_about_the_run(results):
     assert results["machine"]["cpus"] == os.cpu_count() and results["machine"]["cpu"]
     assert results["versions"]["numpy"][0].isdigit() and results["versions"]["torch"].startswith("2.13.0")
     assert results["seconds"] > 0 and results["largest_resident_mb"] > 10
+    assert results["config"] == {"only": list(PARTS), "depths": [6, 12], "cells": [4], "steps": 3}
+    assert "NumPy" in results["device"]["numpy"] and results["started"].endswith("+00:00")
     assert set(PARTS) <= set(results)
+
+
+def test_figures_carry_the_record_of_the_run(out, results):
+    for part in PARTS:
+        record = read_provenance(out / "figures" / f"{part}.png")
+        assert record == {key: results[key] for key in PROVENANCE}
+        assert {"config", "versions", "git_revision", "device", "command"} <= set(record)
 
 
 def test_sites_hold_every_program_on_every_range(results):

@@ -19,6 +19,8 @@ from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
 from bbdfield.model.units import LatticeState, to_field, to_lattice
 from bbdfield.storage import Trajectory, content_digest
+from bbdfield.storage.migrations import begin_chain
+from bbdfield.storage.seal import seal
 from solvers.grids import Grid
 from solvers.padding import PADDINGS
 from solvers.sweeps import SCHEMES
@@ -262,6 +264,8 @@ def test_prediction_knows_nothing_of_the_lattices_later_snapshots(tmp_path, sign
         for group in ("scalars", "evaluation"):
             for dataset in file[group].values():
                 dataset[1:] = rng.standard_normal(dataset[1:].shape)
+        begin_chain(file)
+    seal(tmp_path / "corrupt.h5")
 
     digests = []
     for name in ("lattice", "corrupt"):

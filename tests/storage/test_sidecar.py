@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+
 import h5py
 import numpy as np
 import pytest
 import xarray
 
-from bbdfield.errors import InputError
+from bbdfield.errors import Damaged, InputError
 from bbdfield.storage.sidecar import read_sidecar, write_sidecar
 
 T = np.array([0.0, 0.5, 1.0])
@@ -64,10 +66,10 @@ def test_nothing_is_left_of_a_failed_write(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def fails(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("bbdfield.storage.sidecar.os.replace", fails)
-    with pytest.raises(InputError, match=r"a\.h5: cannot be written.*disk full"):
+    monkeypatch.setattr("bbdfield.files.os.replace", fails)
+    with pytest.raises(InputError, match=r"a\.h5: No space left on device"):
         write(path, overwrite=True)
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["a.h5"]
 
@@ -80,7 +82,13 @@ def test_nothing_is_left_of_a_failed_write(tmp_path, monkeypatch):
         ({"arrays": {"e": (("t",), np.zeros(4))}}, "its dimension t has length 4, elsewhere 3"),
         ({"arrays": {"t": ((), 1.0)}}, "array t: has the name of a dimension"),
         ({"arrays": {"a b": ((), 1.0)}}, "'a b' cannot name"),
-        ({"arrays": {"e": ((), "text")}}, "array e: values of type"),
+        ({"arrays": {"e": ((), 1j)}}, "array e: values of type"),
+        ({"arrays": {"e": ((), b"bytes")}}, "array e: values of type"),
+        ({"arrays": {"e": (("n",), np.array([["a"], None], dtype=object))}}, "array e: values of type"),
+        ({"arrays": {"e": (("n",), ["a", "b\0c"])}}, "array e: text with a zero byte"),
+        ({"arrays": {"e": ((), "x" * 70_000)}}, "text of 70000 bytes"),
+        ({"arrays": {"..": ((), 1.0)}}, r"'\.\.' cannot name"),
+        ({"arrays": {"a/b": ((), 1.0)}}, "'a/b' cannot name"),
         ({"coordinates": {"t": np.zeros((2, 2))}}, "coordinate t: dimensions"),
         ({"config": {"x": float("nan")}}, "config: cannot be stored as JSON"),
     ],
@@ -98,17 +106,46 @@ def test_unusable_paths_are_refused(tmp_path):
         write(tmp_path / "nowhere" / "a.h5")
 
 
+def test_text_and_dotted_names_come_back(tmp_path):
+    """What the index of a sweep needs: a column of text of any language, and columns named after configuration keys."""
+    names = np.array(["a3f", "naïve", "", "深い"])
+    columns = {"name": (("point",), names), "lattice.depth": (("point",), np.arange(4)), "why": ((), "as told")}
+    path = write(tmp_path / "a.h5", arrays=columns, coordinates={"point": np.array(["p", "q", "r", "s"])})
+    side = read_sidecar(path)
+    np.testing.assert_array_equal(side.arrays["name"], names)
+    np.testing.assert_array_equal(side.coordinates["point"], ["p", "q", "r", "s"])
+    np.testing.assert_array_equal(side.arrays["lattice.depth"], np.arange(4))
+    assert side.arrays["why"] == "as told" and side.arrays["name"].dtype.kind == "U"
+    assert read_sidecar(write(tmp_path / "b.h5", arrays=columns, coordinates=side.coordinates)).digest == side.digest
+    with h5py.File(path, "r") as file:
+        assert file["name"].asstr()[3] == "深い" and file["name"].dtype.kind == "S"
+    with xarray.open_dataset(path, engine="h5netcdf") as data:
+        assert data["name"].dims == ("point",) and data["name"].values[1].decode() == "naïve"
+        assert data["lattice.depth"].sel(point=b"q") == 1
+
+
+def test_no_rows_at_all(tmp_path):
+    path = write(tmp_path / "a.h5", arrays={"name": (("point",), np.array([], dtype=str))}, coordinates={})
+    assert read_sidecar(path).arrays["name"].shape == (0,)
+
+
 def test_other_and_altered_files_are_refused(tmp_path):
     path = write(tmp_path / "a.h5")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Damaged, match=r"its seal does not fit.*compute it again"):
+        read_sidecar(path)
+    write(path, overwrite=True)
     with h5py.File(path, "r+") as file:
         file["energy"][0, 0] = 99.0
-    with pytest.raises(InputError, match="altered after it was written"):
+    with pytest.raises(Damaged, match=r"altered after it was written.*no seal"):
         read_sidecar(path)
     with h5py.File(path, "r+") as file:
-        file.attrs["sidecar_version"] = np.int64(9)
-    with pytest.raises(InputError, match="sidecar version 9"):
+        file.attrs["sidecar_version"] = np.int64(1)
+    with pytest.raises(InputError, match="sidecar version 1, but this bbdfield reads version 2; compute it again"):
         read_sidecar(path)
-    with h5py.File(tmp_path / "b.h5", "w") as file:
+    with h5py.File(tmp_path / "b.h5", "w", libver="latest") as file:
         file["x"] = 1.0
     with pytest.raises(InputError, match="no bbdfield sidecar"):
         read_sidecar(tmp_path / "b.h5")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import datetime
 import math
+import os
 import pickle
 import random
 import tomllib
@@ -21,7 +22,8 @@ from bbdfield.model.ranges import Kernel
 from bbdfield.studies.config import LATER_KEYS, LATER_VALUES, StudyConfig, load_config, parse_config
 from solvers.grids import Grid
 
-EXPERIMENTS = sorted((Path(__file__).parents[2] / "experiments").glob("*.toml"))
+#: sweep.toml is a sweep: tests/sweeps
+EXPERIMENTS = sorted(p for p in (Path(__file__).parents[2] / "experiments").glob("*.toml") if p.stem != "sweep")
 
 MINIMAL = """
 kind = "continuum"
@@ -105,7 +107,7 @@ def test_there_are_experiments():
         "title = '\"quoted\" \\ back, tab\t, ŵ, 𝒦, \x7f'",
         "training.step=1e-300",
         "training.step=0.1",
-        "training.step=123456789012345678",
+        "training.step=123456789012345680",
         "seed=9223372036854775807",
         "lattice.depth=[4, 8, 12]",
         "lattice.radius=0.1375",
@@ -286,7 +288,12 @@ def test_files_that_are_no_configuration(tmp_path, content, words):
 def test_files_that_cannot_be_read(tmp_path):
     assert complaint(tmp_path / "none.toml") == "no such file; check the path"
     assert complaint(tmp_path / "none" / "none.toml") == "no such file; check the path"
-    assert complaint(tmp_path).startswith("cannot be read (")
+    os.mkfifo(tmp_path / "pipe.toml")
+    assert complaint(tmp_path / "pipe.toml") == "is not a plain file; give a TOML file"
+    with open(tmp_path / "large.toml", "wb") as file:
+        file.truncate(2**34)  # a hole: it takes no room on the disk
+    assert complaint(tmp_path / "large.toml") == "is larger than 16 MiB; give a TOML file"
+    assert complaint(tmp_path) == "is not a plain file; give a TOML file"
 
 
 # overrides
