@@ -160,6 +160,8 @@ def test_module_and_every_command_have_help():
     done = subprocess.run([sys.executable, "-m", "bbdfield"], cwd=ROOT, capture_output=True, text=True, check=True)
     commands = [
         "run",
+        "sweep",
+        "reproduce",
         "train",
         "simulate",
         "coarse-grain",
@@ -556,22 +558,23 @@ def test_interrupted_run_goes_on(here, finished, capsys, monkeypatch):
     assert Path("run/scores.json").read_bytes() == (finished / "scores.json").read_bytes()
 
 
-def _take_interrupts() -> None:
-    """In a child: a shell makes background jobs ignore interrupts, and children would inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+#: `bbdfield` as in a terminal: a shell makes background jobs ignore interrupts, and children would inherit that
+IN_TERMINAL = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from bbdfield.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 def test_interrupt_from_the_keyboard_stops_all_processes(here):
     """Ctrl-C reaches the workers too: none may print a traceback, or go on until its jobs are done."""
     long = ["--set", "training.steps=1000000", "--out", "run", "--workers", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "bbdfield", "run", "study.toml", *long],
+        [sys.executable, "-c", IN_TERMINAL, "run", "study.toml", *long],
         env={"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_take_interrupts,
     )
     try:
         deadline = time.monotonic() + 60

@@ -424,7 +424,12 @@ def test_a_name_that_steers_is_shown_as_escapes():
     assert str(caught.value).isprintable() and "\\x1b[2J\\n" in str(caught.value)
 
 
-MUTANTS = """
+MUTANTS = (
+    f"""
+import resource
+resource.setrlimit(resource.RLIMIT_AS, ({SPACE}, {SPACE}))
+"""
+    + """
 import random, sys
 from pathlib import Path
 import numpy as np
@@ -446,6 +451,7 @@ for i in range(count):
         assert "\\n" not in str(error)
     print(i, flush=True)
 """
+)
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".h5", "-packed.npz", "-packed.h5"])
@@ -460,13 +466,9 @@ def test_mutated_files_are_read_or_refused(tmp_path, suffix):
             file.create_dataset("x", data=x, **packed)
             file["y"] = y
 
-    def bounded():
-        resource.setrlimit(resource.RLIMIT_AS, (SPACE, SPACE))
-
     done = subprocess.run(
         [sys.executable, "-c", MUTANTS, source, target, "250"],
         cwd=ROOT, env={**os.environ, "OPENBLAS_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60,
-        preexec_fn=bounded,
     )  # fmt: skip
     died = signal.Signals(-done.returncode).name if done.returncode < 0 else done.returncode
     assert not done.returncode, f"{died} after {done.stdout.split()[-1:]}: {done.stderr[-1500:]}"

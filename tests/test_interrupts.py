@@ -115,8 +115,11 @@ backend = "numpy"
 """
 
 
-def _take_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+#: `bbdfield` as in a terminal: a shell makes background jobs ignore interrupts, and children would inherit that
+IN_TERMINAL = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from bbdfield.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 @pytest.mark.parametrize("presses", [1, 2])
@@ -125,9 +128,8 @@ def test_training_finishes_its_snapshot_unless_pressed_again(tmp_path, presses):
     steps = 2000 if presses == 1 else 10**6
     (tmp_path / "study.toml").write_text(STUDY.replace("snapshot_every = 2000", f"snapshot_every = {steps}"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "bbdfield", "train", "study.toml", "--out", "run.h5"],
+        [sys.executable, "-c", IN_TERMINAL, "train", "study.toml", "--out", "run.h5"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
-        preexec_fn=_take_interrupts,
     )  # fmt: skip
     from bbdfield.storage import Trajectory
 

@@ -61,11 +61,17 @@ def report(run_dir: Path, overwrite: bool) -> None:
 @click.argument("file", type=FILE)
 @json_option
 def info(file: Path, as_json: bool) -> None:
-    """Show what the trajectory FILE holds."""
-    from bbdfield.storage import Trajectory
+    """Show what FILE holds.
 
-    with Trajectory(file) as trajectory:
-        held = describe(trajectory)
+    A trajectory, also while it is being written, a sidecar, or the table of a sweep."""
+    from bbdfield.storage import Trajectory
+    from bbdfield.storage.sidecar import is_sidecar, read_sidecar
+
+    if is_sidecar(file):
+        held = describe_sidecar(read_sidecar(file))
+    else:
+        with Trajectory(file) as trajectory:
+            held = describe(trajectory)
     if as_json:
         print_json({"file": str(file), **held})
         return
@@ -77,6 +83,17 @@ def info(file: Path, as_json: bool) -> None:
                 say(f"  {name}: {flat(entry)}")
         else:
             say(f"{key}: {flat(value)}")
+
+
+def describe_sidecar(sidecar: Any) -> dict[str, Any]:
+    """Content of a sidecar in plain JSON types."""
+
+    def told(name: str, array: Any) -> dict[str, Any]:
+        kind = "text" if array.dtype.kind in "SU" else array.dtype.name
+        return {"dims": dict(zip(sidecar.dims[name], array.shape, strict=True)), "type": kind}
+
+    arrays = {name: told(name, array) for name, array in sidecar.arrays.items()}
+    return {"kind": sidecar.kind, "arrays": arrays, "config": sidecar.config, **sidecar.origin}
 
 
 def describe(trajectory: Any) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from bbdfield.errors import NumericsError
 @threads_option
 @json_option
 def reproduce(run_dir: Path, out: Path | None, workers: int | None, threads: int | None, as_json: bool) -> None:
-    """Run the study or sweep in RUN_DIR again and compare all scores.
+    """Run what RUN_DIR holds again and compare all scores.
 
-    Says which scores differ and what else is different: versions, git revision, machine, backend. If scores differ the
+    RUN_DIR is of a study or a sweep. Says which scores differ and what else is different: versions, git revision, machine, backend. If scores differ the
     exit code is 3."""
     from bbdfield.sweeps.run import PLAN
 

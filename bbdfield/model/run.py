@@ -366,7 +366,9 @@ class Run:
     def _part(self, key: str, make: Callable[[], Any]) -> Any:
         try:
             return make()
-        except (KeyError, TypeError) as error:
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise InputError(
                 f"{self.path}: its configuration has no usable '{key}' ({error}); record the run again"
             ) from error

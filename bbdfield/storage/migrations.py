@@ -114,6 +114,8 @@ def _two(file: h5py.File) -> None:
     if _digest_of_one(file, attributes, names) != attributes["digest"]:
         raise Damaged(f"{file.filename}: altered after it was completed (digest differs); {_REMEDY}")
     del file.attrs["complete"]
+    if "backend" not in attributes:  # the first files did not say it
+        file.attrs["backend"] = schema.text("")
     file.create_dataset(schema.WORD, (schema.WORDS,), "i8").make_scale(f"{schema.NO_COORDINATE} {schema.WORDS:10d}")
     links = growing(file, schema.CHAIN, "i8", (schema.WORDS,), chunks=(1, schema.WORDS), fletcher32=True)
     attach(file, links, ("t", schema.WORD))

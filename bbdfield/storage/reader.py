@@ -21,7 +21,7 @@ REMEDY = "run the study again with --resume, which repairs what it can, or resto
 AWAY = "restore the file, or move it away and run the study again with --resume"
 _ATTRIBUTES: dict[str, type] = {
     "kind": str, "config": dict, "seed": int, "versions": dict, "git_revision": str, "command": str,
-    "created": str, "resumed": list, "datasets": list, "digest": str,
+    "created": str, "resumed": list, "datasets": list, "digest": str, "backend": str,
 }  # fmt: skip
 _WHAT = ("software", "schema_version")
 

@@ -43,6 +43,7 @@ class Sidecar:
 
     kind : which analysis wrote it.   config : what it was told.   digest : of configuration and arrays.
     arrays : name -> array.   dims : name -> names of its dimensions.   coordinates : dimension -> its coordinate.
+    origin : when, how and by what it was written.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Sidecar:
     dims: dict[str, tuple[str, ...]]
     coordinates: dict[str, NDArray[Any]]
     digest: str
+    origin: dict[str, str]
 
 
 def write_sidecar(
@@ -112,6 +114,13 @@ def write_sidecar(
     return path
 
 
+def is_sidecar(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is a sidecar; `InputError` for one that is not there or no HDF5 file."""
+    path = Path(path)
+    with guard.open_file(path, REMEDY).file as file, guard.refusing(path, REMEDY):
+        return isinstance(guard.label(file, "sidecar_version"), int)
+
+
 def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
     """Read a whole sidecar.
 
@@ -146,7 +155,8 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
             _sizes(arrays, dims, scales)
         except InputError as error:
             raise guard.Strange(str(error)) from error
-        return Sidecar(path, attributes["kind"], config, arrays, dims, scales, attributes["digest"])
+        origin = {name: str(attributes[name]) for name in provenance() if name in attributes}
+        return Sidecar(path, attributes["kind"], config, arrays, dims, scales, attributes["digest"], origin)
 
 
 _WHAT = ("software", "sidecar_version")

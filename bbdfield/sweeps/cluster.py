@@ -347,7 +347,7 @@ def _versions() -> dict[str, str]:
 
 
 def _version() -> str:
-    from bbdfield import __version__
+    from bbdfield._version import __version__
 
     return __version__
 

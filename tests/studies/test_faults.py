@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +72,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> FaultsConfig:
 
 
 @pytest.fixture(scope="module")
-def prepared(study: FaultsConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def prepared(study: FaultsConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The originals of the mutations, and the setting of the children that try them."""
     folder = tmp_path_factory.mktemp("mutations")
-    return folder, trials.prepare(study, folder)
+    setting = trials.prepare(study, folder)
+    yield folder, setting
+    shutil.rmtree(setting["work"])
 
 
 # the study
@@ -196,11 +200,11 @@ def test_children_that_hang_or_die_are_replaced(prepared: tuple[Path, dict[str, 
     request = vars(next(mutations.draw_all(1)))
     with Child("trials", setting, 60.0) as child:
         assert child.ask({"leave": "lattice"}) == {"crashed": signal.SIGKILL}
-        assert child.ask(request)["fate"] == "refused"
+        assert child.ask(request)["fate"] in mutations.GOOD
         child._timeout = 1e-4
         assert child.ask(request) == {"hung": 1e-4}
         child._timeout = 60.0
-        assert child.ask(request)["fate"] == "refused"
+        assert child.ask(request)["fate"] in mutations.GOOD
     requests = [vars(mutation) for mutation in mutations.draw_all(6)]
     told = list(ask_all("trials", setting, requests, count=2, timeout=60.0))
     assert sorted(request["number"] for request, _ in told) == list(range(6))

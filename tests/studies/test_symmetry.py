@@ -95,6 +95,7 @@ def test_a_study_leaves_its_directory_complete(finished):
     assert json.loads((out / "scores.json").read_text()) == scores
     assert (scores["kind"], scores["title"]) == ("symmetry", "small")
     assert {path.name for path in out.iterdir()} == {
+        ".lock",
         "config.toml", "run.json", "scores.json", "log.txt", "report.html", "figures", "symmetry.h5",
         "lattice-M007-N012.h5",
     }  # fmt: skip

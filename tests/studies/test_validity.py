@@ -106,6 +106,7 @@ def test_a_study_leaves_its_directory_complete(finished):
     assert json.loads((out / "scores.json").read_text()) == scores
     networks = [f"ratio{ratio}-seed{seed}.h5" for ratio in (0, 1, 8) for seed in (3, 4)]
     assert {path.name for path in out.iterdir()} == {
+        ".lock",
         "config.toml", "run.json", "scores.json", "log.txt", "report.html", "figures", "validity.h5",
         *(f"lattice-{name}" for name in networks), *(f"field-scores-{name}" for name in networks),
     }  # fmt: skip

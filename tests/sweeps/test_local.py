@@ -245,8 +245,9 @@ def test_with_fewer_processes_than_wanted_it_goes_on(tasks, monkeypatch):
 # ---- from outside: signals to the parent, or to the whole process group
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore it
 from bbdfield import interrupts
 from bbdfield.sweeps.local import run_local
 from bbdfield.sweeps.point import Task
@@ -276,8 +277,6 @@ def sweeping(folder: Path, tasks: list[Task], guard: str) -> Iterator[subprocess
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # a shell makes background jobs ignore interrupts, and children would inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process

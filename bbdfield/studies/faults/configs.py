@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import bbdfield
 from bbdfield.errors import InputError
 from bbdfield.studies.config import load_config, parse_config, toml_key, toml_value
 from bbdfield.studies.faults import victims
 from bbdfield.studies.faults.children import Output, ask_all, command_line
+from bbdfield.studies.faults.programs import ROOT
 
 if TYPE_CHECKING:
     from bbdfield.studies.config import FaultsConfig
@@ -267,7 +267,7 @@ TEXTS: Mapping[str, Callable[[bytes, Random], bytes]] = {
 
 def experiments() -> list[Path]:
     """The experiments beside the package, where it runs from a checkout."""
-    return sorted((Path(bbdfield.__file__).parents[1] / "experiments").glob("*.toml"))
+    return sorted((ROOT / "experiments").glob("*.toml"))
 
 
 def prepare(config: FaultsConfig, folder: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ memory, traceback, crash, hang      more memory than allowed; an exception that 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -571,7 +572,7 @@ def mutate_all(config: FaultsConfig, folder: Path, session: Session) -> dict[str
     from bbdfield.studies.faults import trials
     from bbdfield.studies.faults.children import ask_all
 
-    keys, kept = config.faults, folder / "kept"
+    keys = config.faults
     setting = trials.prepare(config, folder)
     requests: list[dict[str, Any]] = [vars(mutation) for mutation in draw_all(keys.mutations)]
     by_group = {group: dict.fromkeys(FATES, 0) for group in GROUPS}
@@ -579,23 +580,27 @@ def mutate_all(config: FaultsConfig, folder: Path, session: Session) -> dict[str
     reasons: dict[str, int] = {}
     problems: list[str] = []
     peak, slowest, unmade = 0.0, 0.0, 0
-    answers = ask_all("trials", setting, requests, count=session.workers, timeout=keys.timeout)
-    for count, (request, answer) in enumerate(answers, 1):
-        fate = answer.get("fate") or ("hang" if "hung" in answer else "crash")
-        if answer.get("peak", 0.0) > keys.memory and fate in GOOD:
-            fate = "memory"
-        peak, slowest = max(peak, answer.get("peak", 0.0)), max(slowest, answer.get("seconds", keys.timeout))
-        by_group[request["group"]][fate] += 1
-        row = by_kind.setdefault(request["kind"], dict.fromkeys(FATES, 0))
-        row[fate] += 1
-        unmade += bool(answer.get("unmade"))
-        for reason in answer.get("reasons", []):
-            reasons[reason] = reasons.get(reason, 0) + 1
-        if fate not in GOOD or answer.get("untidy"):
-            problems.append(f"{fate}: {request['kind']} of {request['original']}, number {request['number']}: {answer}")
-            kept.mkdir(exist_ok=True)
-        if count % 500 == 0 or count == len(requests):
-            session.say(f"mutations: {count} of {len(requests)} files")
+    try:
+        answers = ask_all("trials", setting, requests, count=session.workers, timeout=keys.timeout)
+        for count, (request, answer) in enumerate(answers, 1):
+            fate = answer.get("fate") or ("hang" if "hung" in answer else "crash")
+            if answer.get("peak", 0.0) > keys.memory and fate in GOOD:
+                fate = "memory"
+            peak, slowest = max(peak, answer.get("peak", 0.0)), max(slowest, answer.get("seconds", keys.timeout))
+            by_group[request["group"]][fate] += 1
+            row = by_kind.setdefault(request["kind"], dict.fromkeys(FATES, 0))
+            row[fate] += 1
+            unmade += bool(answer.get("unmade"))
+            for reason in answer.get("reasons", []):
+                reasons[reason] = reasons.get(reason, 0) + 1
+            if fate not in GOOD or answer.get("untidy"):
+                problems.append(
+                    f"{fate}: {request['kind']} of {request['original']}, number {request['number']}: {answer}"
+                )
+            if count % 500 == 0 or count == len(requests):
+                session.say(f"mutations: {count} of {len(requests)} files")
+    finally:
+        shutil.rmtree(setting["work"], ignore_errors=True)
     totals = {fate: sum(row[fate] for row in by_group.values()) for fate in FATES}
     return {
         "files": len(requests),

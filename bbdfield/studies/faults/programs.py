@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import bbdfield
 from bbdfield.errors import InputError, NumericsError
 from bbdfield.storage import Trajectory
 
+#: where the package lies that the processes run
+ROOT = Path(__file__).parents[3]
 #: seconds between two looks at a growing file
 PAUSE = 0.02
 #: seconds that an undisturbed command may take at most
@@ -27,8 +28,7 @@ PATIENCE = 600.0
 
 def environment(**more: str) -> dict[str, str]:
     """This process's environment, with this very package importable and one thread for every library."""
-    found = str(Path(bbdfield.__file__).parents[1])
-    paths = [found, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     return {**os.environ, **single, "PYTHONPATH": os.pathsep.join(paths), **more}
 

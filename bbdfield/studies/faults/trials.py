@@ -6,10 +6,8 @@ be what the original holds, up to the snapshot where reading stops; what is resu
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
-import shutil
 import signal
 import tempfile
 import traceback
@@ -42,7 +40,7 @@ _state: dict[str, Any] = {}
 
 
 def prepare(config: FaultsConfig, folder: Path) -> dict[str, Any]:
-    """Write all originals; returns the setting that children get."""
+    """Write all originals; returns the setting that children get. Its folder "work" is to be removed in the end."""
     originals = folder / "originals"
     originals.mkdir(parents=True, exist_ok=True)
     for old in originals.iterdir():
@@ -51,7 +49,9 @@ def prepare(config: FaultsConfig, folder: Path) -> dict[str, Any]:
     succeed(["train", toml, "--out", originals / "lattice.h5"], log)
     succeed(["simulate", originals / "lattice.h5", "--out", originals / "field.h5"], log)
     succeed(["decompose", originals / "lattice.h5", "--out", originals / "sidecar.h5"], log)
-    setting = {"folder": str(folder), "seed": config.seed, "memory": config.faults.memory}
+    memory = Path("/dev/shm")  # where bringing files to the disk takes no time
+    work = tempfile.mkdtemp(prefix="bbdfield-", dir=memory if os.access(memory, os.W_OK) else folder)
+    setting = {"folder": str(folder), "work": work, "seed": config.seed, "memory": config.faults.memory}
     for kind in ("lattice", "field"):
         with suppress(KeyboardInterrupt):
             _leave(folder, kind, kill=False)
@@ -92,9 +92,7 @@ def _leave(folder: Path, kind: str, *, kill: bool) -> None:
 def begin(setting: Mapping[str, Any]) -> None:
     """Read the originals once."""
     folder = Path(setting["folder"])
-    memory = Path("/dev/shm")  # where bringing files to the disk takes no time
-    work = Path(tempfile.mkdtemp(prefix="bbdfield-", dir=memory if os.access(memory, os.W_OK) else folder))
-    atexit.register(shutil.rmtree, work, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(dir=setting["work"]))
     _state.update(folder=folder, seed=setting["seed"], output=Output(), known={}, work=work)
     originals = folder / "originals"
     for kind in ("lattice", "field"):
@@ -254,6 +252,7 @@ _REASONS = (
         "an object that does not belong there",
     ),
     (r"has a type|neither a short text|is not a |not a dict|codec|JSON", "a value of the wrong type"),
+    (r"has shape|entries along|do not increase|needs a|is '", "values that do not fit each other"),
     (r"is missing|has no |holds \d+ of", "something is missing"),
     (r"damaged \(", "HDF5's own checksums"),
 )
