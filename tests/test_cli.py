@@ -460,10 +460,23 @@ def test_report(here, finished, capsys):
     assert "small [study]" in Path("run/report.html").read_text(encoding="utf-8")
 
 
+def test_report_shows_nothing_altered(refused, here, finished):
+    shutil.copytree(finished, here / "run", dirs_exist_ok=True)
+    Path("run/report.html").unlink(missing_ok=True)
+    text = Path("run/scores.json").read_text()
+    Path("run/scores.json").write_text(text.replace("1", "2", 1))
+    assert refused("report", "run").startswith("run/scores.json: altered since it was written (digest differs); ")
+    Path("run/scores.json").write_text(text)
+    with open("run/config.toml", "a") as file:
+        file.write("# a remark\n")
+    assert refused("report", "run").startswith("run/config.toml: altered since the study began (digest differs); ")
+    assert not Path("run/report.html").exists()
+
+
 def test_report_refuses(refused, here):
-    assert refused("report", "none") == "none: no such directory; give the one that bbdfield run wrote"
+    assert refused("report", "none") == "none: no such directory; give the one that bbdfield run or sweep wrote"
     (here / "run").mkdir()
-    assert refused("report", "run").startswith("run: holds no finished study (no scores.json); ")
+    assert refused("report", "run").startswith("run: holds nothing finished (no scores.json); ")
     (here / "run" / "scores.json").write_text("{}")
     (here / "run" / "report.html").write_text("precious")
     assert refused("report", "run").startswith("run/report.html: exists already; ")

@@ -46,14 +46,21 @@ def plot(file: Path, out: Path | None, animate: Path | None, channel: int, sampl
 @click.argument("run_dir", type=FILE)
 @overwrite_option
 def report(run_dir: Path, overwrite: bool) -> None:
-    """Write the report of the study in RUN_DIR again."""
+    """Write the report of the study or sweep in RUN_DIR again."""
     if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such directory; give the one that bbdfield run wrote")
+        raise InputError(f"{run_dir}: no such directory; give the one that bbdfield run or sweep wrote")
     if not (run_dir / "scores.json").is_file():
-        raise InputError(f"{run_dir}: holds no finished study (no scores.json); run or resume it first")
+        raise InputError(f"{run_dir}: holds nothing finished (no scores.json); run or resume it first")
     check_free(run_dir / "report.html", overwrite)
-    from bbdfield.studies.report import write_report
+    from bbdfield.studies.run import check_unaltered
+    from bbdfield.sweeps.run import PLAN
 
+    if (run_dir / PLAN).is_file():
+        from bbdfield.sweeps.run import write_report
+    else:
+        from bbdfield.studies.report import write_report
+
+        check_unaltered(run_dir)
     say(str(write_report(run_dir)))
 
 

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, create_model, model_validator
 
+from bbdfield._text import visible
 from bbdfield.datasets import SHIPPED, Dataset, load_dataset, on_cells
 from bbdfield.errors import InputError
 from bbdfield.fields.well_posedness import REMEDIES, STENCIL
@@ -1121,7 +1122,7 @@ def _override_value(text: str) -> Any:
 
 def _one_line(where: str, problems: Sequence[str]) -> InputError:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InputError(f"{where}: {problems[0]}{more}")
+    return InputError(visible(f"{where}: {problems[0]}{more}", keep=""))
 
 
 def _key(names: Sequence[Any]) -> str:

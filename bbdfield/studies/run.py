@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bbdfield import files
-from bbdfield.errors import InputError
+from bbdfield.errors import Damaged, InputError
 from bbdfield.plotting.records import record_of_study, recorded
 from bbdfield.provenance import now, provenance
 from bbdfield.studies.config import AnyStudy
@@ -93,7 +93,12 @@ def _run(config: AnyStudy, out: Path, device: str, session: Session, resume: boo
     kind, tell, started = kind_of(config.kind), session.say, time.monotonic()
     if resume and was_altered(out):
         tell(f"{out / 'scores.json'}: altered since it was written; it is computed again from the trajectories")
-    record = _record(config, out, device)
+        stands: dict[str, Any] = {}
+    else:  # what vouches for finished scores stays until there are new ones
+        stands = {
+            key: value for key, value in _read_run(out).items() if key in ("finished", "seconds", "scores_sha256")
+        }
+    record = _record(config, out, device) | stands
     files.write_text(out / RUN, _json(record))
     tell(device)
     side_by_side = f", or 1 in each of {session.workers} processes where jobs run side by side"
@@ -139,6 +144,22 @@ def was_altered(out: Path) -> bool:
         return digest is not None and _sha256((out / SCORES).read_text(encoding="utf-8")) != digest
     except (OSError, UnicodeDecodeError):
         return digest is not None
+
+
+def check_unaltered(out: Path) -> None:
+    """Refuse to show what is not what the study wrote.
+
+    Raises
+    ------
+    Damaged
+        when scores.json or config.toml was altered, by the digests in run.json.
+    """
+    if was_altered(out):
+        remedy = "--resume computes it again from the trajectories"
+        raise Damaged(f"{out / SCORES}: altered since it was written (digest differs); {remedy}")
+    wanted = _read_run(out).get("config_sha256")
+    if wanted is not None and _sha256((out / CONFIG).read_text(encoding="utf-8", errors="replace")) != wanted:
+        raise Damaged(f"{out / CONFIG}: altered since the study began (digest differs); restore it, or run it anew")
 
 
 def _read_run(out: Path) -> dict[str, Any]:

@@ -167,6 +167,10 @@ def test_only_what_the_study_wrote_counts_as_finished(config: StudyConfig, tmp_p
     run_study(config, out, resume=True, workers=1, say=lines.append)
     assert any("scores.json: altered since it was written" in line for line in lines)
     assert (out / "scores.json").read_text() == text and finished_scores(out, config) == scores
+    (out / "lattice-M008-N012.h5").write_bytes(b"damaged beyond repair")
+    with pytest.raises(InputError, match="not an HDF5 file"):
+        run_study(config, out, resume=True, workers=1, say=silent)
+    assert finished_scores(out, config) == scores, "a refused resumption leaves a finished study finished"
     for broken in ("", "[1]", "{", "[" * 10**5):
         (out / "run.json").write_text(broken)
         assert finished_scores(out, config) is None and not was_altered(out)
