@@ -1,7 +1,9 @@
-"""Files that appear complete or not at all, and directories that only one process writes into."""
+"""Files that appear complete or not at all, and directories and files that only one process writes."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import platform
@@ -108,3 +110,55 @@ def _holder(writer: Path) -> str:
     except OSError:
         told = ""
     return told if told.isprintable() and told else "another process"
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file; the lock of a process that dies goes with it.
+
+    What is locked is a file of its own beside it, ``.NAME.lock``, which is removed at the end; a kill leaves it there,
+    unlocked.
+
+    Raises
+    ------
+    InputError
+        when the file is locked already.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        descriptor = _lock(lock)
+    except BlockingIOError:
+        raise InputError(
+            f"{path}: another process is writing it; wait for that process, stop it, or choose another file"
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise InputError(f"{path}: cannot be locked ({error.strerror}); choose another directory") from error
+        logging.getLogger("bbdfield").warning("%s: this file system has no locks; write it once only", path)
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.unlink()  # before it is unlocked: whoever waits for it sees that it is gone
+        os.close(descriptor)
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+def _lock(lock: Path) -> int:
+    """Make and lock a file; returns its descriptor, which holds the lock. `filelock` would not let it be removed."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
+        except FileNotFoundError:  # removed by the process that had it
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)

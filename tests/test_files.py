@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -81,3 +82,51 @@ def test_a_place_that_cannot_be_written(tmp_path, make):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Not a directory"):
         make(tmp_path / "file" / "inside")
+
+
+def test_a_file_that_is_being_written(tmp_path):
+    path = tmp_path / "a.h5"
+    with files.locked_file(path):
+        assert os.listdir(tmp_path) == [".a.h5.lock"]
+        with pytest.raises(InputError, match=r"a\.h5: another process is writing it; wait for that process, stop it"):
+            with files.locked_file(path):
+                pass
+        with files.locked_file(tmp_path / "b.h5"):
+            pass
+    assert not os.listdir(tmp_path)
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    """Its holder ends between this process's opening and locking it: what was opened guards no name any more."""
+    path, lock, real, taken = tmp_path / "a.h5", tmp_path / ".a.h5.lock", fcntl.flock, []
+
+    def flock(descriptor: int, how: int) -> None:
+        real(descriptor, how)
+        taken.append(descriptor)
+        if len(taken) == 1:
+            lock.unlink()
+        elif len(taken) == 2:
+            lock.unlink()
+            lock.touch()  # another process has made its own
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with files.locked_file(path):
+        assert len(taken) == 3
+        with pytest.raises(InputError, match="another process"), files.locked_file(path):
+            pass
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with files.locked_file(tmp_path / "a.h5"):
+        assert "a.h5: this file system has no locks; write it once only" in caplog.text
+
+
+def test_a_place_where_no_lock_can_be_made(tmp_path):
+    with pytest.raises(InputError, match=r"a\.h5: cannot be locked \(No such file or directory\); choose another"):
+        with files.locked_file(tmp_path / "nowhere" / "a.h5"):
+            pass

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bbdfield.model.run import Run
 
 FILE = click.Path(path_type=Path)
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what is there, from the start.")
 resume_option = click.option(
     "--resume", is_flag=True, help="Go on with an interrupted run; harmless on a finished one."
 )
@@ -55,14 +55,15 @@ def resumable(context: click.Context) -> Iterator[None]:
         raise Interrupted(shlex.join(["bbdfield", command, "--resume", *rest])) from None
 
 
-def check_free(out: Path, overwrite: bool, *inputs: Path) -> None:
+def check_free(out: Path, overwrite: bool, *inputs: Path, resumable: bool = False) -> None:
     """Refuse an output that exists, unless it may be overwritten; an input is never overwritten."""
     if out.is_dir():
         raise InputError(f"{out}: is a directory; give the name of a file")
     if any(out.exists() and path.exists() and out.samefile(path) for path in inputs):
         raise InputError(f"{out}: is the input itself; choose another path with --out")
     if out.exists() and not overwrite:
-        raise InputError(f"{out}: exists already; choose another path with --out, or add --overwrite")
+        add = "--resume to go on with it, or --overwrite" if resumable else "--overwrite"
+        raise InputError(f"{out}: exists already; choose another path with --out, or add {add}")
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no directory {out.parent}; make it first or choose another path")
 

@@ -10,7 +10,7 @@ import click
 from bbdfield.cli.arguments import FILE, check_free, json_option, overwrite_option
 from bbdfield.cli.group import cli
 from bbdfield.cli.output import flat, print_json, say
-from bbdfield.errors import InputError
+from bbdfield.errors import Damaged, InputError
 
 
 @cli.command()
@@ -74,7 +74,11 @@ def info(file: Path, as_json: bool) -> None:
     from bbdfield.storage import Trajectory
     from bbdfield.storage.sidecar import is_sidecar, read_sidecar
 
-    if is_sidecar(file):
+    try:
+        aside = is_sidecar(file)
+    except Damaged:  # a trajectory says more about its damage, and what can be repaired
+        aside = False
+    if aside:
         held = describe_sidecar(read_sidecar(file))
     else:
         with Trajectory(file) as trajectory:

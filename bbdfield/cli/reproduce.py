@@ -22,8 +22,8 @@ from bbdfield.errors import NumericsError
 def reproduce(run_dir: Path, out: Path | None, workers: int | None, threads: int | None, as_json: bool) -> None:
     """Run what RUN_DIR holds again and compare all scores.
 
-    RUN_DIR is of a study or a sweep. Says which scores differ and what else is different: versions, git revision, machine, backend. If scores differ the
-    exit code is 3."""
+    RUN_DIR is of a study or a sweep. Says which scores differ and what else is different: versions, git revision,
+    machine, backend. If scores differ the exit code is 3."""
     from bbdfield.sweeps.run import PLAN
 
     if (run_dir / PLAN).is_file():

@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train one lattice of CONFIG and record its trajectory."""
     check_choice(overwrite, resume)
-    check_free(out, overwrite or resume, config)
+    check_free(out, overwrite or resume, config, resumable=True)
     from threadpoolctl import threadpool_limits
 
     from bbdfield.lattice.training import train as train_lattice
@@ -119,7 +119,7 @@ def simulate(
 
     It starts from the same initial fields and sees the same data in the same order, and nothing else."""
     check_choice(overwrite, resume)
-    check_free(out, overwrite or resume, lattice)
+    check_free(out, overwrite or resume, lattice, resumable=True)
     from threadpoolctl import threadpool_limits
 
     from bbdfield.fields.coarse_graining import coarse_grain

@@ -24,7 +24,7 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import accuracy, get_loss
 from bbdfield.model.units import LatticeState, to_field
-from bbdfield.storage import Trajectory, TrajectoryWriter
+from bbdfield.storage import Trajectory, TrajectoryWriter, bring_up_to_date
 from solvers.backends import Backend
 from solvers.grids import Grid
 
@@ -69,7 +69,8 @@ def record(
     Raises
     ------
     InputError
-        for an existing file (without overwrite or resume) or one of another configuration.
+        for an existing file (without overwrite or resume), one of another configuration, or one that another process is
+        writing.
     NumericsError
         as soon as a value is not finite, naming t, the quantity and x, or the weights have become ill posed; earlier
         snapshots stay in the file.
@@ -88,6 +89,7 @@ def record(
     }
     machine = f"{system.backend.name} in {system.backend.precision}"
     if resume and path.exists():
+        bring_up_to_date(path)
         with Trajectory(path, repair=True) as old:
             if old.complete:
                 if old.config.get("start") != full["start"]:  # perhaps because float32 rounds it
@@ -95,11 +97,14 @@ def record(
                 _same_config(path, old.config, full)
                 return Run(path)
             _same_backend(path, old.attrs.get("backend"), machine)
-            first = old.n_snapshots - 1
-            if first >= 0:
-                system.load({name: variable[first] for name, variable in old.fields.items() if name != "z"})
-                system.watch(float(old.t[first]))  # what was refused once is refused again
+            kept = old.n_snapshots
+            if kept:
+                system.load({name: variable[-1] for name, variable in old.fields.items() if name != "z"})
+                system.watch(float(old.t[-1]))  # what was refused once is refused again
         writer = TrajectoryWriter.resume(path, config=full)
+        if writer.n_snapshots != kept:
+            writer.abandon()
+            raise InputError(f"{path}: another process has gone on with it meanwhile; run it again")
     else:
         writer = TrajectoryWriter.create(
             path,

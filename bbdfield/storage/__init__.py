@@ -1,7 +1,7 @@
 """The HDF5 trajectory: written by snapshots, readable at any moment, resumable, sealed when complete."""
 
 from bbdfield.errors import Damaged
-from bbdfield.storage.migrations import migrate
+from bbdfield.storage.migrations import bring_up_to_date, migrate
 from bbdfield.storage.reader import Trajectory, Variable, content_digest
 from bbdfield.storage.schema import SCHEMA_VERSION
 from bbdfield.storage.writer import TrajectoryWriter
@@ -12,6 +12,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryWriter",
     "Variable",
+    "bring_up_to_date",
     "content_digest",
     "migrate",
 ]

@@ -87,6 +87,7 @@ def _open(path: Path, remedy: str, again: bool, tolerant: bool) -> Opened:
     began, damage, is_sealed = time.time_ns(), "", False
     with _descriptor(path) as descriptor:
         known = seal.identity(descriptor)
+        _check_holes(descriptor, path, remedy)
         try:
             is_sealed = seal.is_sealed(descriptor, path, remedy)
         except Damaged as error:
@@ -107,6 +108,14 @@ def _open(path: Path, remedy: str, again: bool, tolerant: bool) -> Opened:
         file.close()
         raise
     return Opened(file, is_sealed, damage or wrong, known, began)
+
+
+def _check_holes(descriptor: int, path: Path, remedy: str) -> None:
+    """Refuse what lies on the disk as next to nothing, which is soon made and takes hours to read."""
+    status = os.fstat(descriptor)
+    on_disk = 512 * getattr(status, "st_blocks", status.st_size)  # some systems do not say
+    if is_bomb(status.st_size, on_disk):
+        raise Damaged(f"{path}: of its {status.st_size} bytes only {on_disk} are on the disk; {remedy}")
 
 
 def _wrong_length(end: int, size: int) -> str:
@@ -274,6 +283,8 @@ def dataset(file: h5py.File, name: str, *, texts: bool = False) -> h5py.Dataset:
     if space.get_simple_extent_type() not in (h5py.h5s.SCALAR, h5py.h5s.SIMPLE) or low.rank > _MOST_DIMENSIONS:
         raise Strange(f"{name} has no usable shape")
     _check_storage(low, name)
+    if isinstance(low.get_type(), h5py.h5t.TypeStringID) and low.get_create_plist().get_nfilters():
+        raise Strange(f"{name} holds compressed text, which bbdfield never writes")  # decoded, it would take much more
     found = h5py.Dataset(low)
     present = {h5py.h5a.open(low, index=place).name.decode("utf-8", "replace") for place in range(_count(found))}
     scale = "CLASS" in present

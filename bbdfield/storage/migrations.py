@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 
 from bbdfield.errors import Damaged, InputError
+from bbdfield.files import locked_file
 from bbdfield.storage import chain, guard, schema, seal
 from bbdfield.storage.reader import Trajectory
 from bbdfield.storage.writer import attach, check_directory, growing
@@ -30,9 +32,35 @@ def migrate(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
         for one that was altered.
     """
     source, target = Path(source), Path(target)
-    if target.exists():
-        raise InputError(f"{target}: exists already; name a new file for the migrated trajectory")
     check_directory(target)
+    with locked_file(target):
+        if target.exists():
+            raise InputError(f"{target}: exists already; name a new file for the migrated trajectory")
+        _migrate(source, target)
+
+
+def bring_up_to_date(path: Path) -> None:
+    """Convert a finished trajectory of an older schema where it lies, which one line on the log says; leave any other
+    file as it is.
+
+    Raises
+    ------
+    InputError
+        as `migrate` does, for a file of an older schema.
+    """
+    try:
+        with guard.open_file(path, _REMEDY, tolerant=True).file as file, guard.refusing(path, _REMEDY):
+            version = guard.label(file, "schema_version")
+    except InputError:  # the reader says it better
+        return
+    if isinstance(version, int) and version < schema.SCHEMA_VERSION:
+        with locked_file(path):
+            _migrate(path, path)
+        news = f"converted from schema version {version} to {schema.SCHEMA_VERSION}"
+        logging.getLogger("bbdfield").warning("%s: %s", path, news)
+
+
+def _migrate(source: Path, target: Path) -> None:
     steps = _steps(source)
     part = target.with_name(target.name + ".part")
     try:
@@ -66,7 +94,8 @@ def _steps(source: Path) -> range:
             raise InputError(f"{source}: {known} is known or needed")
         finished = opened.sealed or bool(_flag(file))
         if not finished:
-            raise InputError(f"{source}: unfinished, and of such old files only finished ones are converted; run again")
+            only = f"of schema version {version}, of which only finished files are converted"
+            raise InputError(f"{source}: unfinished, and {only}; move it away and run the study again with --resume")
         datasets = _datasets(file)
         guard.check_distinct(datasets.values())
         guard.check_claims([guard.claim(item) for item in datasets.values()], source.stat().st_size)

@@ -121,8 +121,9 @@ class Trajectory:
         opened = guard.open_file(self.path, self._remedy, tolerant=repair)
         self._file, self.complete, self.damage = opened.file, opened.sealed, opened.damage
         try:
-            with guard.refusing(self.path, self._remedy):
+            with guard.refusing(self.path, AWAY):
                 self._read_header()
+            with guard.refusing(self.path, self._remedy):
                 self._read_entries(repair, opened)
         except BaseException:
             self._file.close()
@@ -209,6 +210,8 @@ class Trajectory:
     def _check_dimensions(self, datasets: Mapping[str, h5py.Dataset]) -> None:
         """Every dataset has its dimensions' lengths; those along a growing dimension are at least so long."""
         for name, item in datasets.items():
+            if item.is_scale and schema.has_values(item) and schema.plain(item.attrs["NAME"]) != name:
+                raise guard.Strange(f"dimension {name} has a scale of another name")
             for dim, size in zip(schema.dimensions(item), item.shape, strict=True):
                 if dim not in datasets or not datasets[dim].is_scale:
                     raise guard.Strange(f"dimension {dim!r} of {name} has no scale")

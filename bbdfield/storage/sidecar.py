@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,7 +35,13 @@ from bbdfield.storage.writer import attach, check_directory, in_memory, numeric
 SIDECAR_VERSION = 2
 REMEDY = "compute it again"
 
+_DECODED_AT_ONCE = 2**24  # bytes of memory
+
 Named = Mapping[str, tuple[tuple[str, ...], ArrayLike]]
+
+
+class _Earlier(InputError):
+    """A sidecar of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +143,10 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
         if software != schema.SOFTWARE or not isinstance(version, int):
             raise InputError(f"{path}: an HDF5 file, but no bbdfield sidecar; give one that an analysis wrote")
         if version != SIDECAR_VERSION:
-            known = f"but this bbdfield reads version {SIDECAR_VERSION}"
-            raise InputError(f"{path}: sidecar version {version}, {known}; {REMEDY}")
+            known = f"sidecar version {version}, but this bbdfield reads version {SIDECAR_VERSION}"
+            if version > SIDECAR_VERSION:
+                raise InputError(f"{path}: {known}; it was written by a newer bbdfield, upgrade bbdfield to read it")
+            raise _Earlier(f"{path}: {known}; {REMEDY}")
         if not opened.sealed:
             raise Damaged(f"{path}: altered after it was written, or cut (it has no seal); {REMEDY}")
         attributes = guard.attributes(file)
@@ -157,6 +166,26 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
             raise guard.Strange(str(error)) from error
         origin = {name: str(attributes[name]) for name in provenance() if name in attributes}
         return Sidecar(path, attributes["kind"], config, arrays, dims, scales, attributes["digest"], origin)
+
+
+def finished_sidecar(path: Path) -> Sidecar | None:
+    """What a study that goes on finds of itself: the sidecar, or None if it is to be computed (again).
+
+    That is where there is none, and, as one line on the log says, where it is damaged or of an earlier version.
+
+    Raises
+    ------
+    InputError
+        for a file that is no sidecar, or of a newer version.
+    """
+    if not path.exists():
+        return None
+    try:
+        return read_sidecar(path)
+    except (Damaged, _Earlier) as error:
+        why = str(error).removeprefix(f"{path}: ").split("; ")[0]
+        logging.getLogger("bbdfield").warning("%s: %s; computing it again", path, why)
+        return None
 
 
 _WHAT = ("software", "sidecar_version")
@@ -185,7 +214,18 @@ def _store(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
 
 def _load(dataset: h5py.Dataset) -> NDArray[Any]:
     values = np.asarray(dataset[()])
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    return _decoded(values) if values.dtype.kind == "S" else values
+
+
+def _decoded(texts: NDArray[np.bytes_]) -> NDArray[np.str_]:
+    """Texts from UTF-8, some at a time: while they are decoded, each takes 100 bytes and more besides its letters."""
+    flat, letters = texts.reshape(-1), texts.dtype.itemsize
+    decoded = np.empty(flat.shape, f"U{letters}")
+    some = 1 + _DECODED_AT_ONCE // (100 + letters)
+    for i in range(0, len(flat), some):
+        decoded[i : i + some] = np.char.decode(flat[i : i + some], "utf-8")
+    longest = int(np.char.str_len(decoded).max(initial=1))
+    return decoded.astype(f"U{longest}", copy=False).reshape(texts.shape)
 
 
 def _sizes(

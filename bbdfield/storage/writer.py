@@ -9,7 +9,6 @@ digest in /chain the proof of what it was. Completing the file means closing it 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bbdfield.errors import InputError
+from bbdfield.files import locked_file
 from bbdfield.provenance import provenance
 from bbdfield.storage import chain, guard, schema, seal
 from bbdfield.storage.reader import Trajectory, read_attributes
@@ -137,11 +137,13 @@ class TrajectoryWriter:
     """Writes one trajectory; made by `create` or `resume`, used in a ``with`` block.
 
     Leaving the block normally completes the file (`close`); an exception keeps what was written, as an
-    incomplete file (`abandon`), so that `resume` can go on from its last complete snapshot.
+    incomplete file (`abandon`), so that `resume` can go on from its last complete snapshot. Until then no other
+    process can write it.
     """
 
     def __init__(self, path: Path, file: h5py.File, names: Sequence[str], inode: int, began: bytes):
         self.path = path
+        self._lock = contextlib.ExitStack()
         self._file: h5py.File | None = file
         self._inode = inode
         # Kept open: a dataset let go of writes out its chunks, where a failure would go unnoticed.
@@ -181,20 +183,18 @@ class TrajectoryWriter:
         scalars, evaluation : names of what is given for every training step, and with every snapshot
         compression : "gzip" (with shuffle) or None, for the fields
         backend : what computes it, in words; "" if nothing does
-        overwrite : replace an existing file, which stays intact until the new one stands
+        overwrite : replace an existing file as soon as the new one has begun, without snapshots
 
         Raises
         ------
         InputError
             The path exists, its directory is missing or not writable, or the description contradicts itself.
         """
-        target = Path(path)
+        target = _followed(Path(path))
         if kind not in schema.KINDS:
             raise InputError(f"kind is {kind!r}; use one of {', '.join(schema.KINDS)}")
         if not 0 <= seed < 2**63:
             raise InputError(f"seed is {seed}; use an integer from 0 to 2**63 - 1")
-        if target.exists() and not overwrite:
-            raise InputError(f"{target}: exists already; choose another path, or overwrite or resume it")
         layout = _Layout(
             {name: numeric(values, f"coordinate {name}") for name, values in coordinates.items()},
             {name: (dims, numeric(values, f"boundary {name}")) for name, (dims, values) in boundary.items()},
@@ -207,7 +207,10 @@ class TrajectoryWriter:
             "seed": seed,
         }
         attributes |= {"config": config, "resumed": [], "backend": backend, **provenance()}
-        return cls._start(target, layout, attributes)
+        with _locked(target) as lock:
+            if target.exists() and not overwrite:
+                raise InputError(f"{target}: exists already; choose another path, or overwrite or resume it")
+            return cls._start(target, lock, layout, attributes)
 
     @classmethod
     def resume(cls, path: str | os.PathLike[str], *, config: dict[str, Any]) -> Self:
@@ -224,7 +227,8 @@ class TrajectoryWriter:
         Damaged
             if nothing of it can be trusted
         """
-        with Trajectory(path, repair=True) as old:
+        path = _followed(Path(path))
+        with _locked(path) as lock, Trajectory(path, repair=True) as old:
             if old.complete:
                 raise InputError(f"{old.path}: complete already, so there is nothing to resume")
             if schema.encode_json(config, "config") != schema.encode_json(old.config, "config"):
@@ -240,7 +244,7 @@ class TrajectoryWriter:
                 next((variable.compression for variable in old.fields.values()), None),
             )  # fmt: skip
             attributes = {**old.attrs, "resumed": [*old.attrs["resumed"], provenance()][-_MOST_RESUMPTIONS:]}
-            writer = cls._start(old.path, layout, attributes, lambda writer: writer._copy(old))
+            writer = cls._start(old.path, lock, layout, attributes, lambda writer: writer._copy(old))
             if old.damage:
                 count = f"{old.n_snapshots} snapshot{'s' * (old.n_snapshots > 1)}"
                 kept = f"kept {count}" if old.n_snapshots else "no snapshot could be kept"
@@ -262,17 +266,17 @@ class TrajectoryWriter:
     def _start(
         cls,
         path: Path,
+        lock: contextlib.ExitStack,
         layout: _Layout,
         attributes: dict[str, Any],
         fill: Callable[[Self], None] = lambda _: None,
     ) -> Self:
         sizes = layout.sizes()
         names = layout.names(sizes)
-        check_directory(path)
         part = path.with_name(path.name + ".part")
         with schema.one_line(f"{path}: cannot be written, check the directory's permissions and free space"):
-            _write_new(path, part, _image(layout, sizes, {**attributes, "datasets": names}))
             try:
+                part.write_bytes(_image(layout, sizes, {**attributes, "datasets": names}))
                 file = h5py.File(part, "r+", libver="latest")
                 descriptor = file.id.get_vfd_handle()  # now: it cannot be asked for any more after some failures
                 try:
@@ -281,6 +285,7 @@ class TrajectoryWriter:
                     writer = cls(path, file, names, part.stat().st_ino, began)
                     fill(writer)
                     file.flush()
+                    os.fsync(descriptor)  # or a power cut could leave neither the old file nor this one
                     os.replace(part, path)
                 except BaseException:
                     if file:
@@ -290,6 +295,7 @@ class TrajectoryWriter:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
+        writer._lock = lock.pop_all()
         return writer
 
     def scalar(self, step: int, **values: float) -> None:
@@ -362,12 +368,14 @@ class TrajectoryWriter:
                 seal.seal(self.path, self._inode)
         finally:
             self._disconnect()
+            self._lock.close()
 
     def abandon(self) -> None:
         """Close and leave the file incomplete, to be resumed; a second call does nothing."""
         if self._file is not None:
             _close_quietly(self._file)
             self._file = None
+            self._lock.close()
 
     def _disconnect(self) -> None:
         """Abandon after a failure, leaving the file as a kill would: as its last flush left it."""
@@ -429,6 +437,19 @@ class TrajectoryWriter:
         return steps, columns
 
 
+def _followed(path: Path) -> Path:
+    """Where a symbolic link leads, which stays a link; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _locked(path: Path) -> contextlib.ExitStack:
+    """What holds the lock of a file, in a directory where it can be made."""
+    check_directory(path)
+    lock = contextlib.ExitStack()
+    lock.enter_context(locked_file(path))
+    return lock
+
+
 def check_directory(path: Path) -> None:
     """Raise `InputError` unless a file of this name can be made: one line, saying why not."""
     if path.is_dir():
@@ -454,23 +475,6 @@ def _image(layout: _Layout, sizes: Mapping[str, int], attributes: Mapping[str, A
         file.attrs.modify("digest", schema.text(began.hex()))
         file.flush()
         return bytes(file.id.get_file_image())
-
-
-def _write_new(path: Path, part: Path, content: bytes) -> None:
-    """Write the part beside a file, unless another process is writing it."""
-    with open(part, "ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is writing it; wait for that process, or stop it") from None
-        except OSError:  # some network file systems have no locks
-            pass
-        try:
-            file.truncate(0)
-            file.write(content)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
 
 
 def _append(dataset: h5py.Dataset, start: int, values: NDArray[Any]) -> None:

@@ -22,7 +22,7 @@ from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.run import record
 from bbdfield.model.units import LatticeState, to_lattice
-from bbdfield.storage.sidecar import Sidecar, read_sidecar, write_sidecar
+from bbdfield.storage.sidecar import Sidecar, finished_sidecar, read_sidecar, write_sidecar
 from bbdfield.studies import describe as words
 from bbdfield.studies.cases import NETWORKS, CaseResult, cases, run_case, run_round_trip
 from bbdfield.studies.config import DecompositionConfig
@@ -151,32 +151,40 @@ Details = tuple[Sidecar, list[CaseResult]]
 
 
 def _observed(config: DecompositionConfig, out: Path, session: Session) -> Sidecar:
-    """The arrays of the observed training; from the file where it is finished."""
+    """The arrays of the observed training; from the file where it is finished, and then a damaged trajectory is
+    mended.
+    """
     path, told = out / SIDECAR, tomllib.loads(config.to_toml())
-    if path.is_file():
-        finished = read_sidecar(path)
-        if finished.config == told:
-            return finished
+    finished = finished_sidecar(path)
+    if finished is not None and finished.config != told:
+        finished = None
     depth, width = config.rungs()[0]
     lattice, training = config.lattice_at(depth, width), config.training_plan()
     label, report = f"lattice M={depth} N={width}", session.report
-    session.say(f"{label}: {training.steps} steps, each observed")
+    if finished is None:
+        session.say(f"{label}: {training.steps} steps, each observed")
     initial = config.initial_fields(lattice)
     start: LatticeState = to_lattice(initial.on(lattice.grid, lattice))
     boundary = Boundary.draw(config.dataset(), lattice, training)
     lists: dict[str, list[Any]] = {}
+    machine = config.training.machine()
     record(
-        _ObservedLattice(lists, lattice, boundary, start, **config.training.machine()),
+        LatticeSystem(lattice, boundary, start, **machine)
+        if finished is not None
+        else _ObservedLattice(lists, lattice, boundary, start, **machine),
         kind="lattice",
         path=out / f"lattice-M{depth:03d}-N{width:03d}.h5",
         boundary=boundary,
         lattice=lattice,
         grid=lattice.grid,
         config={"initial": initial.to_config()},
-        overwrite=True,  # what is missing here are its observations: they need every step
+        overwrite=finished is None,  # what is missing are its observations: they need every step
+        resume=finished is not None,
         compression=config.compression(),
         progress=None if report is None else lambda done, total, loss: report(label, done, total, loss),
     ).close()
+    if finished is not None:
+        return finished
     steps = np.arange(training.steps)
     layers = {depth: "x_link", depth + 1: "x_site"}
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bbdfield._text import visible
+
 LOGGER = logging.getLogger("bbdfield")
 
 
@@ -17,10 +19,17 @@ class _Quiet(logging.FileHandler):
         return
 
 
+class _Visible(logging.Formatter):
+    """What came from a file or a configuration does not steer the terminal that shows the log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def add_log(out: Path) -> logging.Handler:
     """Append what is logged from now on to the log of a run directory."""
     handler = _Quiet(out / "log.txt", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_Visible("%(asctime)s %(message)s"))
     LOGGER.addHandler(handler)
     return handler
 

@@ -190,7 +190,7 @@ def reproduction(
 def _recorded(run_dir: Path) -> tuple[AnyStudy, dict[str, Any], dict[str, Any]]:
     """Configuration, scores and run.json of a finished study whose data are still what they were."""
     if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such directory; give the one that bbdfield run wrote")
+        raise InputError(f"{run_dir}: no such directory; give the one that bbdfield run or sweep wrote")
     if (run_dir / "sweep.toml").exists():
         raise InputError(f"{run_dir}: holds a sweep; give one of the directories in {run_dir / 'points'}")
     for name in ("config.toml", "scores.json", "run.json"):

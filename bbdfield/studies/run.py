@@ -30,7 +30,11 @@ from bbdfield.studies.report import write_report
 from solvers.threads import threads
 
 #: trajectories and sidecars of all kinds; what else lies in a run directory is the user's own
-FILES = tuple(name + end for name in ("lattice-*", "field-*", *KINDS) for end in (".h5", ".h5.part"))
+FILES = tuple(
+    name.format(stem)
+    for stem in ("lattice-*", "field-*", *KINDS)
+    for name in ("{}.h5", "{}.h5.part", ".{}.h5.lock")  # the lock of a killed writer
+)
 CONFIG, SCORES, RUN = "config.toml", "scores.json", "run.json"
 OUTPUTS = (SCORES, RUN, "report.html", "log.txt", "figures", "combinations", "faults")
 

@@ -61,7 +61,7 @@ from bbdfield.model.losses import get_loss
 from bbdfield.model.random_functions import cosine_amplitudes, cosine_basis
 from bbdfield.model.run import Run
 from bbdfield.model.units import LatticeState, to_lattice
-from bbdfield.storage.sidecar import Sidecar, read_sidecar, write_sidecar
+from bbdfield.storage.sidecar import Sidecar, finished_sidecar, read_sidecar, write_sidecar
 from bbdfield.studies.config import ValidityConfig
 from bbdfield.studies.describe import Cell, Description, Table, listed, network, number
 from bbdfield.studies.kinds import Session
@@ -232,17 +232,17 @@ def check(config: ValidityConfig) -> str:
 
 
 def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | None) -> None:
-    """Train the network, or continue; simulate and compare its fields; leave the numbers in a sidecar, unless it is
-    there.
+    """Train the network, or continue, or mend its file; simulate and compare its fields; leave the numbers in a
+    sidecar, unless it is there.
 
     Raises
     ------
     InputError
         for a sidecar of another configuration.
     """
-    if (out / job.scores_file).exists():
-        _check_sidecar(job, config, out / job.scores_file)
-        return
+    finished = finished_sidecar(out / job.scores_file)
+    if finished is not None:
+        _check_sidecar(job, config, finished)
     lattice, training, windows, orders = lattice_of(config), training_of(config, job.seed), *_plan(config)
     total = training.steps * (1 + len(windows) * len(orders) + refined(config, job))
     done = 0
@@ -263,6 +263,8 @@ def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | No
         progress=report(),
         **config.training.machine(),
     ) as run:
+        if finished is not None:
+            return
         found = _Fields(config, job, run, out)
         for window in windows:
             for order in orders:
@@ -270,9 +272,9 @@ def run_job(job: Job, config: ValidityConfig, out: Path, progress: Progress | No
         found.write()
 
 
-def _check_sidecar(job: Job, config: ValidityConfig, path: Path) -> None:
-    """Refuse a finished job's sidecar that is damaged, or of another job or configuration."""
-    found, expected = read_sidecar(path), job.told(config)
+def _check_sidecar(job: Job, config: ValidityConfig, found: Sidecar) -> None:
+    """Refuse the sidecar of another job or configuration."""
+    path, expected = found.path, job.told(config)
     if found.kind != config.kind:
         raise InputError(f"{path}: holds arrays of kind {found.kind!r}, not {config.kind!r}; remove it")
     for key in {**expected, **found.config}:

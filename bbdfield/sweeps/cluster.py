@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 import queue
+import sys
 import threading
 import time
 import uuid
@@ -76,6 +77,18 @@ def run_on_cluster(
         finally:
             sweep.close()
             sweep.forget()
+
+
+def check_scheduler(address: str) -> None:
+    """Whether a scheduler answers, before anything is written.
+
+    Raises
+    ------
+    InputError
+        as of `run_on_cluster`: dask.distributed is not installed, or nobody answers.
+    """
+    with _quiet(), _connected(address):
+        pass
 
 
 class _Sweep:
@@ -194,7 +207,7 @@ class _Sweep:
             futures = self.client.map(
                 _run,
                 tasks,
-                [(str(self.token), _version())] * len(tasks),
+                [(str(self.token), _version(), sys.argv)] * len(tasks),
                 key=keys,
                 pure=False,
                 batch_size=_BATCH,
@@ -284,11 +297,20 @@ def _connected(address: str) -> Iterator[Client]:
         raise InputError(
             f'--scheduler: {error.name or "dask.distributed"} is not installed; install "bbdfield[distributed]"'
         ) from error
+
+    class Connection(Client):
+        def __init__(self, **arguments: Any) -> None:
+            try:
+                super().__init__(**arguments)
+            except BaseException:  # or it waits for an answer once more, and complains, whenever it is collected
+                self.close(timeout=_ANSWER)
+                raise
+
     where = {"scheduler_file": address} if Path(address).is_file() else {"address": address}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # versions are compared where they matter, by `_notes`
-            client = Client(**where, timeout=_ANSWER, set_as_default=False, name="bbdfield")
+            client = Connection(**where, timeout=_ANSWER, set_as_default=False, name="bbdfield")
     except Exception as error:
         reason = f"no scheduler answers ({_line(error)})"
         raise InputError(f"--scheduler {address}: {reason}; give the address of one, tcp://HOST:PORT") from None
@@ -382,12 +404,13 @@ def _sees(token: str) -> str:
     return "" if same else "does not see"
 
 
-def _run(task: Task, expected: tuple[str, str]) -> Outcome:
+def _run(task: Task, expected: tuple[str, str, list[str]]) -> Outcome:
     """`run_point`, one at a time in this process, until the scheduler no longer wants it.
 
-    expected : a file that the worker must see, and the version of bbdfield: it may have joined after the check.
+    expected : a file that the worker must see, and the version of bbdfield: it may have joined after the check; and the
+        command of the sweep, which the point's record is to name rather than the worker's.
     """
-    unwanted, (token, version) = _unwanted(), expected
+    unwanted, (token, version, command) = _unwanted(), expected
     while not _turn.acquire(timeout=1.0):
         if unwanted() or task.stop.exists():
             return Outcome(task.name, INTERRUPTED, "it had not begun")
@@ -397,9 +420,11 @@ def _run(task: Task, expected: tuple[str, str]) -> Outcome:
         if _sees(token):
             raise RuntimeError(f"it does not see {Path(token).parent}, or the sweep has ended")
         interrupts.follow(unwanted)
+        own, sys.argv = sys.argv, command
         try:
             return run_point(task)
         finally:
+            sys.argv = own
             interrupts.unfollow(unwanted)
     finally:
         _turn.release()

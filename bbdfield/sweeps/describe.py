@@ -39,7 +39,7 @@ def describe(scores: Mapping[str, Any], failures: Failures) -> Description:
     summary = f'{counts["points"]} runs of kind "{scores["points_kind"]}" over {values}: {", ".join(stand)}.'
     tables = [_orders(scores["fitted_orders"])] if scores["fitted_orders"] else []
     if scores["groups"]:
-        tables.append(_groups(scores["groups"], scores["main_scores"]))
+        tables.append(_groups(scores["groups"], scores["main_scores"], swept))
     if failures:
         tables.append(_failed(failures))
     return Description(summary, tables, _message(scores["fitted_orders"]))
@@ -98,9 +98,10 @@ def _orders(fits: Sequence[Mapping[str, Any]]) -> Table:
     )
 
 
-def _groups(groups: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> Table:
+def _groups(groups: Sequence[Mapping[str, Any]], scores: Sequence[str], swept: Mapping[str, int]) -> Table:
     rows: list[list[Cell]] = []
-    same = _same([group["settings"] for group in groups])
+    # what has one value only because the points with others failed is named
+    same = {key for key in _same([group["settings"] for group in groups]) if swept.get(key, 1) < 2}
     for group in groups[:MOST_ROWS]:
         found = [group["scores"][score] for score in scores]
         row: list[Cell] = [_without(group["settings"], same), max(each["n"] for each in found)]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from bbdfield import files
 from bbdfield.plotting.style import fraction, save
 from bbdfield.plotting.sweep import Curve, Map, figure_curves, figure_heat, label, plain
-from bbdfield.sweeps.describe import CAPTIONS, settings_text, value_text
+from bbdfield.sweeps.describe import settings_text, value_text
 from bbdfield.sweeps.groups import (
     Observation,
     canonical,
@@ -35,10 +35,7 @@ MOST_PLACES = 60
 
 
 def draw(sweep: Sweep, rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write figures/*.png; those of an earlier plan go."""
-    for path in folder.glob("*.png"):
-        if path.stem in CAPTIONS:
-            path.unlink()
+    """Write figures/*.png."""
     found = observations(rows)
     scores = main_scores(str(sweep.base["kind"]), sweep.scores, found)
     written = []
@@ -53,14 +50,15 @@ def figures(sweep: Sweep, found: Sequence[Observation], scores: Sequence[str]) -
     if not scores:
         return
     keys, continuum = varying(found), sweep.base["kind"] == "continuum"
+    axes = [key for key in keys if len(distinct(found, key)) > 1]
     spacings = [key for key in SPACINGS if continuum and len(_places(found, key)) > 1]
     for spacing in spacings:
         curves = {score: list(_curves(found, keys, spacing, score)) for score in scores}
         yield f"error-{spacing}", figure_curves(curves, spacing, title=_scaling(curves, spacing))
-    key = next((key for key in keys if is_number(distinct(found, key)[0])), keys[0] if keys else None)
+    key = next((key for key in axes if is_number(distinct(found, key)[0])), axes[0] if axes else None)
     if not spacings and key is not None and len(_places(found, key)) <= MOST_PLACES:
         yield "scores", _scores_figure(found, keys, key, scores)
-    for number, (x, y) in enumerate(_pairs(sweep, keys), 1):
+    for number, (x, y) in enumerate(_pairs(sweep, axes), 1):
         yield f"heat-{number}", _heat(found, keys, x, y, scores)
 
 
@@ -99,7 +97,7 @@ def _curves(
                 values[toml_text(each.settings[along])].append(value)
         order = group.settings.get("order")
         order = order if along in SPACINGS and isinstance(order, int) else None
-        fit = fit_pooled(group.members, along, score) if along in SPACINGS else None
+        fit = fit_pooled(group.members, along, score) if along in SPACINGS and places is None else None
         rest = {key: group.settings.get(key) for key in others if key != family}
         yield Curve(
             family="" if family is None else _brief({family: group.settings.get(family)}, keys),
@@ -150,8 +148,9 @@ def _scaling(curves: Mapping[str, Sequence[Curve]], spacing: str) -> str:
 
 def _change(found: Sequence[Observation], key: str, score: str) -> str:
     """The message: from what to what the first score goes along the key."""
-    groups = [(group.settings[key], group.values(score)) for group in grouped(found, without=_all_but(found, key))]
-    means = [(value, float(np.mean(values))) for value, values in groups if values]
+    there = [each for each in found if each.values]
+    groups = [(group.settings[key], group.values(score)) for group in grouped(there, without=_all_but(there, key))]
+    means = [(value, float(np.mean(values))) for value, values in groups if values and value is not None]
     if len(means) < 2:
         return f"{label(score)} against {label(key)}"
     ends = [min(means, key=lambda pair: pair[1]), max(means, key=lambda pair: pair[1])]

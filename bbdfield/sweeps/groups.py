@@ -6,7 +6,7 @@ result is the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,23 +57,33 @@ class Group:
         return [value for value in found if np.isfinite(value)]
 
 
-def observations(rows: Iterable[Row]) -> list[Observation]:
-    """All runs; of kinds with rungs one for every rung and order, told apart by a_x, a_y and order."""
-    found: list[Observation] = []
-    for row in rows:
-        seed = row.point.config.seed if row.point.config is not None else row.point.settings.get("seed", 0)
-        settings = {key: value for key, value in row.point.settings.items() if key != "seed"}
-        ladder = row.point.config is not None and row.point.config.kind == "continuum"
-        if row.status != FINISHED:
-            found.append(Observation(_of_failed(settings) if ladder else settings, seed, {}))
-        elif ladder:
-            outside = {key: value for key, value in settings.items() if key not in OF_RUNGS}
-            for rung in rungs_of(row):
-                place = {key: rung.get(key) for key in OF_RUNGS.values()}
-                found.append(Observation({**outside, **place}, seed, {**rung}))
-        else:
-            found.append(Observation(settings, seed, {**row.scores}))
-    return found
+def observations(rows: Sequence[Row]) -> list[Observation]:
+    """All runs; of kinds with rungs one for every rung and order, told apart by a_x, a_y and order.
+
+    Points may share a rung of one seed, as ladders that overlap do: that is one run, and counts once.
+    """
+    # a refused point does not say its kind; all points of a sweep have the same
+    ladder = any(row.point.config is not None and row.point.config.kind == "continuum" for row in rows)
+    found: dict[tuple[str, str], Observation] = {}
+    for each in (each for row in rows for each in _of_row(row, ladder)):
+        key = toml_text(each.settings), toml_text(each.seed)
+        if key not in found or (each.values and not found[key].values):
+            found[key] = each
+    return list(found.values())
+
+
+def _of_row(row: Row, ladder: bool) -> Iterator[Observation]:
+    seed = row.point.config.seed if row.point.config is not None else row.point.settings.get("seed", 0)
+    settings = {key: value for key, value in row.point.settings.items() if key != "seed"}
+    if row.status != FINISHED:
+        yield Observation(_of_failed(settings) if ladder else settings, seed, {})
+    elif ladder:
+        outside = {key: value for key, value in settings.items() if key not in OF_RUNGS}
+        for rung in rungs_of(row):
+            place = {key: rung.get(key) for key in OF_RUNGS.values()}
+            yield Observation({**outside, **place}, seed, {**rung})
+    else:
+        yield Observation(settings, seed, {**row.scores})
 
 
 def _of_failed(settings: Mapping[str, Any]) -> Settings:
@@ -83,9 +93,9 @@ def _of_failed(settings: Mapping[str, Any]) -> Settings:
         name = OF_RUNGS.get(key, key)
         if name == "order":
             value = value[0] if isinstance(value, list) and len(value) == 1 else value
-        elif key in OF_RUNGS and isinstance(value, int):
-            value = 1 / value
-        if not (name in OF_RUNGS.values() and isinstance(value, list)):
+        elif key in OF_RUNGS and is_number(value):
+            value = 1 / value if value > 0 else f"{key} = {value:g}"  # there is no such place
+        if name not in OF_RUNGS.values() or not (value is None or isinstance(value, list)):
             found[name] = value
     return found
 
@@ -103,9 +113,12 @@ def distinct(found: Iterable[Observation], key: str) -> list[Any]:
 
 
 def varying(found: Sequence[Observation]) -> list[str]:
-    """Settings with two values or more."""
-    keys = dict.fromkeys(key for each in found for key in each.settings)
-    return [key for key in keys if len(distinct(found, key)) > 1]
+    """Settings with two values or more; that a configuration has no such key counts as one."""
+    values: dict[str, set[str]] = {}
+    for each in found:
+        for key, value in each.settings.items():
+            values.setdefault(key, set()).add(toml_text(value))
+    return [key for key, texts in values.items() if len(texts) > 1]
 
 
 def grouped(found: Iterable[Observation], without: Sequence[str] = ()) -> list[Group]:
@@ -118,14 +131,24 @@ def grouped(found: Iterable[Observation], without: Sequence[str] = ()) -> list[G
 
 
 def main_scores(kind: str, wanted: Sequence[str], found: Sequence[Observation]) -> list[str]:
-    """Which scores are shown: the wanted ones that exist, or those of the kind, or the first that differ."""
+    """Which scores are shown: the wanted ones that exist, or those of the kind, or the first that settings change."""
     known = dict.fromkeys(key for each in found for key in each.values)
     for names in (wanted, MAIN.get(kind, ())):
         there = [name for name in names if name in known]
         if there:
             return there
-    differing = (k for k in known if len({each.values[k] for each in found if k in each.values}) > 1)
-    return [key for key, _ in zip(differing, range(MOST_MAIN), strict=False)]
+    changing = [key for key in known if _changes(found, key)]
+    differing = [key for key in known if len({each.values[key] for each in found if key in each.values}) > 1]
+    return (changing or differing)[:MOST_MAIN]
+
+
+def _changes(found: Sequence[Observation], score: str) -> bool:
+    """Whether a score differs, by more than rounding, between runs of one seed."""
+    of_seed: dict[int, list[float]] = {}
+    for each in found:
+        if score in each.values:
+            of_seed.setdefault(each.seed, []).append(each.values[score])
+    return any(max(values) - min(values) > 1e-9 * max(1e-3, *map(abs, values)) for values in of_seed.values())
 
 
 def statistics(values: Sequence[float]) -> dict[str, float | int | None]:

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bbdfield import files
+from bbdfield._text import visible
 from bbdfield.errors import InputError
 from bbdfield.storage.sidecar import read_sidecar, write_sidecar
 from bbdfield.studies.config import toml_value
@@ -50,6 +51,7 @@ class Row:
     """What is known of a point.
 
     reason : why it failed.   failure : "input", "numerics", "worker" or "error".   seconds : of its computation.
+    device, data : where and on what it ran, as its run.json says.
     scores : every number in its scores.json, "rungs.0.error.z".
     """
 
@@ -58,6 +60,8 @@ class Row:
     reason: str = ""
     failure: str = ""
     seconds: float | None = None
+    device: str = ""
+    data: dict[str, str] = field(default_factory=dict)
     scores: dict[str, Number] = field(default_factory=dict)
 
 
@@ -79,7 +83,7 @@ def read_row(out: Path, point: Point) -> Row:
     with suppress(ValueError, OverflowError, RecursionError):  # JSON that no study writes
         scores = finished_scores(run, point.config)
         if scores is not None:
-            return Row(point, FINISHED, seconds=_seconds(run), scores=dict(flatten(scores)))
+            return Row(point, FINISHED, **_record(run), scores=dict(flatten(scores)))
     try:
         failed = json.loads((run / FAILURE_FILE).read_text(encoding="utf-8"))
         return Row(point, FAILURE, str(failed["reason"]), str(failed["class"]))
@@ -87,10 +91,15 @@ def read_row(out: Path, point: Point) -> Row:
         return Row(point)
 
 
-def _seconds(run: Path) -> float | None:
-    with suppress(OSError, ValueError, RecursionError, TypeError):
-        return float(json.loads((run / "run.json").read_text(encoding="utf-8"))["seconds"])
-    return None
+def _record(run: Path) -> dict[str, Any]:
+    """seconds, device and data of a run.json, as far as it has them."""
+    found: dict[str, Any] = {}
+    with suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
+        record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        found["device"] = str(record.get("device", ""))
+        found["data"] = {key: str(value) for key, value in record.get("data", {}).items()}
+        found["seconds"] = float(record.get("seconds"))
+    return found
 
 
 def flatten(value: Any, key: str = "") -> Iterator[tuple[str, Number]]:
@@ -219,7 +228,7 @@ def _cell(value: Any) -> str | Number:
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    text = _text(value)
+    text = visible(_text(value), "\n\r\t")  # a terminal may show the file
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
 
 

@@ -20,6 +20,7 @@ import hashlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -224,7 +225,9 @@ class Sweep:
             value: Any = self.base
             for name in _target(key, self.model).split("."):
                 value = value.get(name) if isinstance(value, Mapping) else None
-            found[key] = settings.get(key, None if key in SPACINGS else value)
+            if key in SPACINGS:
+                value = 1 / value if isinstance(value, int) and value > 0 else None
+            found[key] = settings.get(key, value)
         return found
 
 
@@ -320,7 +323,7 @@ def _values(key: str, values: Any) -> tuple[Any, ...]:
         raise InputError(f"sweep.{where}: needs a list of one value or more, such as [1, 2] (got {_show(values)})")
     found = [_value(where, key, value) for value in values]
     texts = [toml_value(value) for value in found]
-    repeated = [text for number, text in enumerate(texts) if text in texts[:number]]
+    repeated = [text for text, count in Counter(texts).items() if count > 1]
     if repeated:
         raise InputError(f"sweep.{where}: gives {repeated[0][:60]} twice; give each value once")
     return tuple(found)

@@ -6,7 +6,9 @@ that the executor, the number of workers and their threads change no bit of a re
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bbdfield import files, interrupts
-from bbdfield.errors import InputError, NumericsError
+from bbdfield.errors import Damaged, InputError, NumericsError
 from bbdfield.provenance import now
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 #: what was wrong with a failed point: its settings, its numbers, the process that ran it, or something else
 INPUT, NUMERICS, WORKER, ERROR = "input", "numerics", "worker", "error"
+#: nothing was wrong with the point: there was no room for its files, and there will be none for those of others
+DISK = "disk"
 FAILURE = "failed.json"
 
 #: seconds to wait for a process that is about to release the point's directory: one whose sweep was killed, say
@@ -48,7 +52,7 @@ class Outcome:
     """What became of a point.
 
     status : finished, failed or interrupted.  reason : one line, unless it finished.
-    kind_of_failure : input, numerics, worker or error for a failed point, else "".
+    kind_of_failure : input, numerics, worker or error for a failed point, else ""; disk if it is to be run again.
     seconds : that it took this time.
     """
 
@@ -60,7 +64,7 @@ class Outcome:
 
 
 def run_point(task: Task) -> Outcome:
-    """Begin a point or go on with it, and record a failure in its directory.
+    """Begin a point or go on with it, and record a failure in its directory, but for that of a full disk.
 
     A finished point is left as it is. Only one point at a time can run in a process.
 
@@ -84,6 +88,8 @@ def run_point(task: Task) -> Outcome:
         return Outcome(task.name, INTERRUPTED, "stopped", seconds=time.monotonic() - started)
     except Exception as error:
         kind, reason = _told(error)
+        if _is_full(error):
+            return Outcome(task.name, FAILED, " ".join(reason.split()), DISK, time.monotonic() - started)
         if kind == ERROR and not isinstance(error, MemoryError | OSError):
             reason += f"; the traceback is in {task.directory / 'log.txt'}"
             _log(task.directory, error)
@@ -155,6 +161,8 @@ def _threads(count: int) -> Iterator[None]:
 
 def _told(error: Exception) -> tuple[str, str]:
     """Kind of failure and one line."""
+    if isinstance(error, Damaged):
+        return INPUT, f"{error} (of a sweep: with --resume --retry-failed)"
     if isinstance(error, InputError):
         return INPUT, str(error)
     if isinstance(error, NumericsError):
@@ -166,6 +174,17 @@ def _told(error: Exception) -> tuple[str, str]:
         return ERROR, f"{where}{error.strerror or error}"
     first, _, _ = str(error).strip().partition("\n")
     return ERROR, f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or one that can no longer be written, is behind an error."""
+    reasons = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    words = ("the disk is full", *map(os.strerror, reasons))  # HDF5 has no numbers
+    while error is not None:
+        if getattr(error, "errno", None) in reasons or any(each in str(error) for each in words):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _log(directory: Path, error: Exception) -> None:

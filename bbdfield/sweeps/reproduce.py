@@ -74,6 +74,11 @@ def _recorded(run_dir: Path) -> tuple[Sweep, dict[str, Any]]:
         if not (run_dir / name).is_file():
             raise InputError(f"{run_dir}: holds no finished sweep (no {name}); give the directory of one, or resume it")
     about = read_json(run_dir / ABOUT)
+    wanted = about.get("plan_sha256")
+    if isinstance(wanted, str) and wanted != sha256(read_text(run_dir / PLAN)):
+        raise InputError(
+            f"{run_dir / PLAN}: not the plan that was run (digest in {ABOUT}); restore it, or resume with it"
+        )
     if not about.get("finished"):
         raise InputError(f"{run_dir}: holds a sweep that has not finished; resume it first")
     return load_sweep(run_dir / PLAN), about

@@ -17,13 +17,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bbdfield import files, interrupts
-from bbdfield.errors import InputError
+from bbdfield.errors import Damaged, InputError
 from bbdfield.plotting.records import record_of_study, recorded
 from bbdfield.provenance import now, provenance
 from bbdfield.studies.log import LOGGER, logged
@@ -33,11 +33,13 @@ from bbdfield.sweeps import groups, index
 from bbdfield.sweeps.describe import CAPTIONS, describe, settings_text
 from bbdfield.sweeps.index import FAILURE, FINISHED, POINTS, UNFINISHED, Row
 from bbdfield.sweeps.plan import Point, Sweep
+from bbdfield.sweeps.point import DISK, Outcome, Task
 from bbdfield.sweeps.point import FAILURE as FAILURE_FILE
-from bbdfield.sweeps.point import Outcome, Task
 
 PLAN, SCORES, ABOUT, REPORT, STOP = "sweep.toml", "scores.json", "sweep.json", "report.html", ".stop"
 OUTPUTS = (index.CSV, index.HDF5, index.RUNGS, SCORES, ABOUT, REPORT, STOP, "log.txt", "figures")
+#: what sweep.json keeps of each session before the last
+SESSION = "created finished seconds command versions git_revision machine workers threads scheduler".split()
 #: the index is written at most every so many seconds, and in at most so large a part of the time
 EVERY, SHARE = 5.0, 0.01
 
@@ -87,12 +89,17 @@ def run_sweep(
     Raises
     ------
     InputError
-        for a directory that is not to be written into, a plan of which no point is possible, or a full disk.
+        for a directory that is not to be written into, a plan of which no point is possible, a scheduler that does not
+        answer, or a full disk.
     KeyboardInterrupt
         after one Ctrl-C (`interrupts.Stopped`) when running points have saved their next snapshots, after two at once.
     """
     points = sweep.points()
     _check_directory(out, overwrite=overwrite, resume=resume)
+    if scheduler is not None and not resume:  # a finished sweep needs none
+        from bbdfield.sweeps.cluster import check_scheduler
+
+        check_scheduler(scheduler)
     files.make_directory(out)
     with files.locked(out):
         _check_directory(out, overwrite=overwrite, resume=resume)  # another process may have been first
@@ -114,27 +121,38 @@ def verdict(scores: dict[str, Any], out: Path) -> str:
     return line
 
 
-def write_report(out: Path) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Write report.html from what the directory of a sweep holds.
 
     Raises
     ------
     InputError
-        when a file is missing, altered or not what a sweep writes.
+        when the sweep has not finished, or a file is missing or not what a sweep writes.
+    Damaged
+        when scores.json or sweep.toml was altered, by the digests in sweep.json, or sweep.h5.
     """
-    scores, about, plan = read_json(out / SCORES), read_json(out / ABOUT), read_text(out / PLAN)
-    failures = failures_of(out)
+    about = read_json(run_dir / ABOUT)
+    if not about.get("finished"):
+        raise InputError(f"{run_dir}: holds a sweep that has not finished; go on with --resume")
+    for name, wanted in ((SCORES, about.get("scores_sha256")), (PLAN, about.get("plan_sha256"))):
+        if wanted is not None and _sha256(read_text(run_dir / name)) != wanted:
+            remedy = "restore it, or resume with it" if name == PLAN else "--resume computes it again"
+            raise Damaged(f"{run_dir / name}: altered since it was written (digest differs); {remedy}")
+    scores, plan = read_json(run_dir / SCORES), read_text(run_dir / PLAN)
+    failures = failures_of(run_dir)
     try:
-        title = str(scores["title"] or f"Sweep {out.resolve().name}")
+        title = str(scores["title"] or f"Sweep {run_dir.resolve().name}")
         description = describe(scores, failures)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise InputError(f"{out / SCORES}: not the scores of a sweep ({type(error).__name__}); resume it") from error
-    name = out.resolve().name
+        raise InputError(
+            f"{run_dir / SCORES}: not the scores of a sweep ({type(error).__name__}); resume it"
+        ) from error
+    name = run_dir.resolve().name
     return write_page(
-        out / REPORT,
+        run_dir / REPORT,
         title,
         description,
-        figures_of(out, CAPTIONS, expected=False),
+        figures_of(run_dir, CAPTIONS, expected=False),
         command=shlex.join(["bbdfield", "sweep", f"{name}/{PLAN}", "--out", f"{name}-again"]),
         note=f"The plan below is complete. {index.CSV} and {index.HDF5} have every setting and score of every point,"
         f" {POINTS}/ their runs.",
@@ -174,8 +192,7 @@ class _State:
     def run(self, retry_failed: bool) -> dict[str, Any]:
         started, stop = time.monotonic(), self.out / STOP
         stop.unlink(missing_ok=True)
-        about = {**provenance(), "finished": None, "seconds": None, "workers": self.workers, "threads": self.threads}
-        about |= {"scheduler": self.scheduler} if self.scheduler else {}
+        about = self._about()
         files.write_text(self.out / ABOUT, _dump(about))
         self._look(retry_failed)
         try:
@@ -183,21 +200,49 @@ class _State:
         finally:
             stop.unlink(missing_ok=True)
         self._write_index()
+        about |= self._circumstances() | ({} if self.scheduler else {"workers": self.workers})
         if interrupts.asked():
-            self.say(f"stopped with {self.counts[UNFINISHED]} of {len(self.points)} points to go; --resume goes on")
+            files.write_text(self.out / ABOUT, _dump(about | {"seconds": round(time.monotonic() - started, 1)}))
+            self.say(f"stopped with {self.counts[UNFINISHED]} of {len(self.points)} points to go")
             raise interrupts.Stopped
         scores = self._scores()
         text = _dump(scores)
         files.write_text(self.out / SCORES, text)
+        self._forget_pictures()
+        seconds = round(time.monotonic() - started, 1)
+        about |= {"finished": now(), "seconds": seconds, "scores_sha256": _sha256(text)}
+        files.write_text(self.out / ABOUT, _dump(about))
         if self.sweep.figures:
             self.say("drawing")
             with recorded(record_of_study(about, self.sweep.to_toml())):
                 self._draw()
-        digest = hashlib.sha256(text.encode("utf-8")).hexdigest()
-        about |= {"finished": now(), "seconds": round(time.monotonic() - started, 1), "scores_sha256": digest}
-        files.write_text(self.out / ABOUT, _dump(about))
-        self.say(f"report: {write_report(self.out)}")
+        report = write_report(self.out)
+        if self.sweep.figures:
+            self.say(f"report: {report}")
         return scores
+
+    def _about(self) -> dict[str, Any]:
+        """This session and, in a few words each, those before it; a point's own run.json says which computed it."""
+        before: dict[str, Any] = {}
+        with suppress(InputError):
+            before = read_json(self.out / ABOUT)
+        earlier = before.get("earlier")
+        about = {**provenance(), "finished": None, "seconds": None, "workers": None, "threads": self.threads}
+        about |= {"scheduler": self.scheduler} if self.scheduler else {"workers": self.workers}
+        told = {key: before[key] for key in SESSION if key in before}
+        return {
+            **about,
+            "seeds": sorted({point.config.seed for point in self.points if point.config is not None}),
+            "plan_sha256": _sha256(self.sweep.to_toml()),
+            "earlier": [*(earlier if isinstance(earlier, list) else []), *([told] if told else [])],
+        }
+
+    def _circumstances(self) -> dict[str, Any]:
+        """On which devices and data the points ran, whenever that was."""
+        told = (each for row in self.rows.values() for each in row.device.split("; "))
+        devices = dict.fromkeys(each for each in told if ": " in each)  # "lattice: NumPy on the CPU", and no numbers
+        data = {row.data.get("digest"): row.data for row in self.rows.values() if row.data}
+        return {"device": "; ".join(devices), "data": [*data.values()]}
 
     # which points there are, and how they stand
 
@@ -314,6 +359,8 @@ class _State:
                     point, FAILURE, "finished, but its files are not there; is this the same file system?", "error"
                 )
         elif outcome.status == FAILURE:
+            if outcome.kind_of_failure == DISK:
+                raise InputError(f"{outcome.reason}; the sweep stops, --resume goes on when there is room")
             row = Row(point, FAILURE, outcome.reason, outcome.kind_of_failure)
             LOGGER.warning("%s failed: %s", settings_text(point.settings) or point.name, outcome.reason)
         self._enter(row)
@@ -356,6 +403,13 @@ class _State:
             "groups": groups.summarise(found, main),
             "fitted_orders": groups.fit_orders(found, main) if kind == "continuum" else [],
         }
+
+    def _forget_pictures(self) -> None:
+        """Report and figures of an earlier plan; what else lies there is the user's own."""
+        (self.out / REPORT).unlink(missing_ok=True)
+        for path in (self.out / "figures").glob("*.png"):
+            if path.stem in CAPTIONS:
+                path.unlink()
 
     def _draw(self) -> None:
         from bbdfield.sweeps.figures import draw
@@ -403,6 +457,10 @@ def _teller(say: Say | None) -> Say:
         (say or (lambda text: print(text, file=sys.stderr)))(line)
 
     return tell
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _dump(value: dict[str, Any]) -> str:

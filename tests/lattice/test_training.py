@@ -18,7 +18,7 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.run import Run
 from bbdfield.model.units import heavy_ball_of, inertia, learning_rates, to_lattice
-from bbdfield.storage import Trajectory, content_digest
+from bbdfield.storage import Trajectory, TrajectoryWriter, content_digest
 from solvers.steppers import get_damped_stepper
 
 
@@ -248,6 +248,31 @@ def test_twice_resumed_is_the_run_too(tmp_path, signals, problems):
             train(lattice, signals, training, out=tmp_path / "run.h5", resume=True, progress=stop_after(stop))
     train(lattice, signals, training, out=tmp_path / "run.h5", resume=True).close()
     assert content_digest(tmp_path / "run.h5") == content_digest(tmp_path / "whole.h5")
+
+
+def test_what_another_process_went_on_with_meanwhile_is_not_mixed_up(tmp_path, signals, problems, monkeypatch):
+    """It runs, and stops, between this one's reading its last state and its beginning to write."""
+    out, real = tmp_path / "run.h5", TrajectoryWriter.resume
+
+    def go(stop, **options):
+        training = problems.training(snapshot_every=4)
+        return train(problems.lattice(), signals, training, out=out, progress=stop and stop_after(stop), **options)
+
+    def late(*args, **named):
+        monkeypatch.setattr(TrajectoryWriter, "resume", real)
+        with pytest.raises(Stop):
+            go(15, resume=True)
+        return real(*args, **named)
+
+    with pytest.raises(Stop):
+        go(6)
+    monkeypatch.setattr(TrajectoryWriter, "resume", late)
+    with pytest.raises(InputError, match=r"run\.h5: another process has gone on with it meanwhile; run it again$"):
+        go(None, resume=True)
+    go(None, resume=True).close()
+    go(None, resume=True).close()
+    train(problems.lattice(), signals, problems.training(snapshot_every=4), out=tmp_path / "whole.h5").close()
+    assert content_digest(out) == content_digest(tmp_path / "whole.h5")
 
 
 def test_non_finite_values_stop_the_run_and_keep_what_was_recorded(tmp_path, signals, problems):

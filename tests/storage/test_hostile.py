@@ -410,3 +410,19 @@ def test_little_memory_is_enough_to_refuse(tmp_path: Path) -> None:
     """
     result = child(code, path)
     assert "more than 200 to 1" in result.stdout and result.stdout.count("\n") == 1, result.stderr
+
+
+@pytest.mark.parametrize("made", ["sealed", "unsealed"])
+def test_a_file_of_holes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str) -> None:
+    """A terabyte that takes no room, with a trailer that only hashing all of it would show to be wrong."""
+    path, size = write(tmp_path / "a.h5"), 2**40
+    with open(path, "r+b") as file:
+        if made == "sealed":
+            file.seek(size)
+            file.write(seal.MAGIC + size.to_bytes(8, "little") + bytes(32))
+        else:
+            file.truncate(size)
+    monkeypatch.setattr(seal, "_sha256", lambda *_: pytest.fail("it was read"))
+    refused(path, "bytes only", "are on the disk")
+    with pytest.raises(Damaged, match="are on the disk"):
+        Trajectory(path, repair=True)

@@ -344,22 +344,57 @@ def test_a_file_that_another_process_writes_with_h5py(tmp_path: Path) -> None:
 
 
 def test_two_writers_of_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
     holder = start(
         """
-        import h5py, time
-        with h5py.File(sys.argv[1], "w"):
-            print("held", flush=True)
-            time.sleep(60)
+        import time
+        writer = example.TrajectoryWriter.create(sys.argv[1], **example.description())
+        example.train(writer, example.description(), 4)
+        print("held", flush=True)
+        time.sleep(60)
         """,
-        tmp_path / "a.h5.part",
+        path,
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        content = path.read_bytes()
+        with pytest.raises(InputError, match=r"a\.h5: another process is writing it; wait for that process, stop it"):
+            TrajectoryWriter.create(path, **description(), overwrite=True)
         with pytest.raises(InputError, match=r"a\.h5: another process is writing it"):
-            TrajectoryWriter.create(tmp_path / "a.h5", **description())
+            TrajectoryWriter.resume(path, config=CONFIG)
+        assert path.read_bytes() == content
     finally:
         holder.kill()
         holder.communicate()
+    with TrajectoryWriter.resume(path, config=CONFIG) as writer:
+        train(writer, description())
+    assert os.listdir(tmp_path) == ["a.h5"], "the lock is gone"
+    with Trajectory(path) as run:
+        assert run.complete and run.n_snapshots == 5
+
+
+def test_two_processes_resume_one_file_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes while the first one is copying what is kept."""
+    path, real, others = interrupted(tmp_path / "a.h5", 5), TrajectoryWriter.snapshot, []
+
+    def slow(self: TrajectoryWriter, *args: Any, **more: Any) -> None:
+        real(self, *args, **more)
+        if not others:
+            others.append(child("example.TrajectoryWriter.resume(sys.argv[1], config=example.CONFIG)", path))
+
+    monkeypatch.setattr(TrajectoryWriter, "snapshot", slow)
+    with TrajectoryWriter.resume(path, config=CONFIG) as writer:
+        train(writer, description())
+    assert others[0].returncode == 1 and "a.h5: another process is writing it" in others[0].stderr
+    with Trajectory(path) as run:
+        run.verify()
+        assert run.complete and run.n_snapshots == 5
+
+
+def test_a_lock_that_a_killed_writer_left_is_no_lock(tmp_path: Path) -> None:
+    (tmp_path / ".a.h5.lock").touch()
+    write(tmp_path / "a.h5")
+    assert os.listdir(tmp_path) == ["a.h5"]
 
 
 def test_directory_that_cannot_be_written(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import tracemalloc
 
 import h5py
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 import xarray
 
 from bbdfield.errors import Damaged, InputError
-from bbdfield.storage.sidecar import read_sidecar, write_sidecar
+from bbdfield.storage import seal
+from bbdfield.storage.sidecar import finished_sidecar, read_sidecar, write_sidecar
 
 T = np.array([0.0, 0.5, 1.0])
 ENERGY = np.arange(12.0).reshape(3, 4) / 7
@@ -154,3 +157,66 @@ def test_other_and_altered_files_are_refused(tmp_path):
         read_sidecar(tmp_path / "c.h5")
     with pytest.raises(InputError, match="no such file"):
         read_sidecar(tmp_path / "d.h5")
+
+
+def test_a_study_computes_again_what_it_cannot_use(tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "bbdfield")
+    path = tmp_path / "a.h5"
+    assert finished_sidecar(path) is None and not caplog.messages
+    content = bytearray(write(path).read_bytes())
+    assert finished_sidecar(path).kind == "example" and not caplog.messages
+    content[len(content) // 2] ^= 1
+    for damaged, why in ((content, "its seal does not fit"), (content[:300], ""), (b"", "not an HDF5 file")):
+        path.write_bytes(damaged)
+        assert finished_sidecar(path) is None
+        assert f"{path}: " in caplog.text and f"{why}" in caplog.text and "; computing it again" in caplog.text
+        caplog.clear()
+    for version in (1, 3):
+        write(path, overwrite=True)
+        with h5py.File(path, "r+") as file:
+            file.attrs["sidecar_version"] = np.int64(version)
+        if version == 1:
+            assert finished_sidecar(path) is None
+            assert "a.h5: sidecar version 1, but this bbdfield reads version 2; computing it again" in caplog.text
+        else:
+            with pytest.raises(InputError, match=r"sidecar version 3.*written by a newer bbdfield"):
+                finished_sidecar(path)
+    with h5py.File(path, "w", libver="latest") as file:
+        file["x"] = 1.0
+    with pytest.raises(InputError, match="no bbdfield sidecar"):
+        finished_sidecar(path)
+
+
+def text_of(path, count, **storage):
+    """A sealed sidecar of many texts of two letters, stored in some other way than bbdfield's."""
+    write(path, arrays={"name": (("point",), np.array(["ab"]))}, coordinates={}, overwrite=True)
+    with h5py.File(path, "r+", libver="latest") as file:
+        kept = {key: file["name"].attrs[key] for key in ("dims",)}
+        del file["name"], file["point"]
+        file.create_dataset("point", (count,), "i8").make_scale(
+            f"This is a netCDF dimension but not a netCDF variable. {count:10d}"
+        )
+        values = np.full(count, b"ab").astype(h5py.string_dtype("utf-8", 2))
+        file.create_dataset("name", data=values, **storage)
+        file["name"].dims[0].attach_scale(file["point"])
+        file["name"].attrs.update(kept)
+    seal.seal(path)
+    return path
+
+
+def test_text_cannot_be_a_bomb(tmp_path):
+    """Decoded it takes 50 times its bytes, so it may not be compressed besides."""
+    bomb = text_of(tmp_path / "a.h5", 2**20, compression="gzip", chunks=(2**18,))
+    assert bomb.stat().st_size < 20_000
+    with pytest.raises(Damaged, match="name holds compressed text, which bbdfield never writes"):
+        read_sidecar(bomb)
+    count = 2**20
+    plain = text_of(tmp_path / "b.h5", count)
+    tracemalloc.start()
+    try:
+        names = read_sidecar(plain).arrays["name"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert names.shape == (count,) and names.dtype == "<U2" and (names == "ab").all()
+    assert peak < 12 * count + 2**25

@@ -33,7 +33,15 @@ from examples import (
 )
 
 from bbdfield.errors import InputError
-from bbdfield.storage import Trajectory, TrajectoryWriter, content_digest, migrate, migrations, schema
+from bbdfield.storage import (
+    Trajectory,
+    TrajectoryWriter,
+    bring_up_to_date,
+    content_digest,
+    migrate,
+    migrations,
+    schema,
+)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -359,9 +367,49 @@ def test_no_space_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert not run.complete and run.step.tolist() == [0, 2, 4]
 
 
+def test_resuming_reaches_the_disk_before_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power cut could leave neither file."""
+    path, done = interrupted(tmp_path / "a.h5", 4), []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("replaced"), replace(*paths)))
+    TrajectoryWriter.resume(path, config=CONFIG).abandon()
+    assert done == [path.stat().st_ino, "replaced"]
+
+
+def test_a_symbolic_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path, link = interrupted(tmp_path / "disk" / "a.h5", 4), tmp_path / "link.h5"
+    link.symlink_to(path)
+    writer = TrajectoryWriter.resume(link, config=CONFIG)
+    with pytest.raises(InputError, match=r"disk/a\.h5: another process is writing it"):
+        TrajectoryWriter.resume(path, config=CONFIG)
+    with writer:
+        train(writer, description())
+    assert link.is_symlink() and sorted(os.listdir(tmp_path)) == ["disk", "link.h5"]
+    with Trajectory(path) as run:
+        assert run.complete
+    write(link, overwrite=True, seed=9)
+    with Trajectory(path) as run:
+        assert link.is_symlink() and run.complete and run.seed == 9
+    assert os.listdir(tmp_path / "disk") == ["a.h5"]
+
+
+def test_a_scale_of_another_name_is_refused(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.h5"), "r+") as file:
+        file["x_link"].attrs["NAME"] = np.bytes_("x_site")
+    refused(tmp_path / "a.h5", "dimension x_link has a scale of another name")
+
+
+def test_a_header_that_cannot_be_trusted_cannot_be_repaired(tmp_path: Path) -> None:
+    with h5py.File(write(tmp_path / "a.h5"), "r+") as file:
+        file.attrs["config"] = schema.text('{"depth":3}')
+    refused(tmp_path / "a.h5", "config is not JSON as bbdfield writes it", "or move it away and run the study again")
+
+
 def test_writer_notices_that_its_file_was_replaced(tmp_path: Path) -> None:
     writer = TrajectoryWriter.create(tmp_path / "a.h5", **description())
-    write(tmp_path / "a.h5", seed=9, overwrite=True)
+    write(tmp_path / "b.h5", seed=9).replace(tmp_path / "a.h5")
     with pytest.raises(InputError, match="replaced by another process"):
         writer.close()
     with Trajectory(tmp_path / "a.h5") as run:
@@ -421,6 +469,26 @@ def test_migration_from_version_1(tmp_path: Path) -> None:
         migrate(tmp_path / "new.h5", tmp_path / "newer.h5")
 
 
+def test_version_1_is_converted_where_it_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = as_version_1(tmp_path / "old.h5")
+    bring_up_to_date(old)
+    assert f"{old}: converted from schema version 1 to 2" in caplog.messages
+    with Trajectory(old) as run:
+        assert run.complete
+        run.verify()
+    content = old.read_bytes()
+    bring_up_to_date(old)
+    assert old.read_bytes() == content and len(caplog.messages) == 1 and os.listdir(tmp_path) == ["old.h5"]
+    bring_up_to_date(tmp_path / "none.h5")
+    altered = as_version_1(tmp_path / "altered.h5")
+    with h5py.File(altered, "r+") as file:
+        file["scalars/loss"][0] += 1e-15
+    content = altered.read_bytes()
+    with pytest.raises(InputError, match=r"altered\.h5: altered after it was completed"):
+        bring_up_to_date(altered)
+    assert altered.read_bytes() == content and sorted(os.listdir(tmp_path)) == ["altered.h5", "old.h5"]
+
+
 def test_altered_and_unfinished_files_of_version_1_are_not_migrated(tmp_path: Path) -> None:
     old = as_version_1(tmp_path / "old.h5")
     with h5py.File(old, "r+") as file:
@@ -429,7 +497,7 @@ def test_altered_and_unfinished_files_of_version_1_are_not_migrated(tmp_path: Pa
         migrate(old, tmp_path / "new.h5")
     with h5py.File(old, "r+") as file:
         file.attrs["complete"] = False
-    with pytest.raises(InputError, match="only finished ones"):
+    with pytest.raises(InputError, match=r"only finished files are converted; move it away and run the study again"):
         migrate(old, tmp_path / "new.h5")
     assert os.listdir(tmp_path) == ["old.h5"]
 

@@ -211,6 +211,26 @@ def test_equal_studies_give_equal_numbers_and_resuming_changes_none(folder, fini
     assert run_study(config, folder / "again", resume=True, workers=1, say=silent) == scores
 
 
+def test_resuming_mends_what_is_damaged(folder, finished, caplog):
+    scores, out = finished
+    (lattice,), sidecar = out.glob("lattice-*.h5"), out / "decomposition.h5"
+    whole, arrays = content_digest(lattice), read_sidecar(sidecar).digest
+
+    def resume():
+        config = parse_config((out / "config.toml").read_text(), folder=folder)
+        assert run_study(config, out, resume=True, workers=1, say=silent) == scores
+        assert content_digest(lattice) == whole and read_sidecar(sidecar).digest == arrays
+
+    for path, line in ((lattice, "kept "), (sidecar, "computing it again")):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        resume()
+        assert any(f"{path}: damaged or altered" in message and line in message for message in caplog.messages)
+    lattice.unlink()
+    resume()
+
+
 def test_figures_and_words(finished):
     from bbdfield.studies.decomposition import CAPTIONS, describe
 

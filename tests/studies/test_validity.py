@@ -19,6 +19,7 @@ from bbdfield.lattice.network import Network
 from bbdfield.model.activations import get_activation
 from bbdfield.model.losses import get_loss
 from bbdfield.model.run import Run
+from bbdfield.storage import content_digest
 from bbdfield.storage.sidecar import read_sidecar, write_sidecar
 from bbdfield.studies.config import ValidityConfig, parse_config
 from bbdfield.studies.run import run_study
@@ -230,6 +231,36 @@ def test_ratios_that_are_nearly_equal_have_networks_of_their_own(folder):
 )
 def test_exact_text(value, text):
     assert exact(value) == text and float(text) == value
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_damaged_file_of_a_finished_job_is_mended(finished, tmp_path, caplog, seed):
+    """The network's trajectory from what is left of it, the numbers from the trajectory."""
+    out, config, job = tmp_path / "run", parsed(finished[0].parent), Job(8.0, seed, seed == 3)
+    out.mkdir()
+    names = (job.lattice_file, job.scores_file)
+    for name in names:
+        shutil.copy(finished[0] / name, out)
+    lattice, scores = (out / name for name in names)
+    digest, arrays = content_digest(lattice), read_sidecar(scores).digest
+
+    def check(*lines: str) -> None:
+        run_job(job, config, out, None)
+        assert content_digest(lattice) == digest and read_sidecar(scores).digest == arrays
+        assert len(caplog.messages) == len(lines)
+        for line, message in zip(lines, caplog.messages, strict=True):
+            assert line in message
+        caplog.clear()
+
+    for path in (lattice, scores):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] + b"damage" + content[len(content) // 2 + 6 :])
+    seal = "damaged or altered after it was finished (its seal does not fit)"
+    check(f"{scores}: {seal}; computing it again", f"{lattice}: {seal}; ")
+    lattice.unlink()
+    check()
+    lattice.write_bytes(lattice.read_bytes()[:-56])
+    check()
 
 
 @pytest.mark.parametrize(

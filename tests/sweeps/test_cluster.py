@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
 from bbdfield import interrupts
 from bbdfield.errors import InputError, NumericsError
@@ -114,6 +117,8 @@ def test_the_same_bits_as_in_local_processes_and_one_outcome_each(tasks, content
     for one, other in zip(good, here, strict=True):
         assert content(one.directory) == content(other.directory)
     assert {worker_of(task) for task in good} <= {worker.pid for worker in workers}
+    commands = {json.loads((task.directory / "run.json").read_text())["command"] for task in good}
+    assert commands == {shlex.join(sys.argv)}, "of the sweep, not of a worker"
     assert json.loads((bad.directory / "failed.json").read_text())["class"] == "numerics"
     assert not list(good[0].directory.parent.glob(".cluster-*")), "nothing is left of the check"
     assert told == [] and capfd.readouterr().err == ""
@@ -252,6 +257,8 @@ def test_no_scheduler(tasks, tmp_path, monkeypatch, capfd):
                 list(run_on_cluster(tasks(1), address))
             line = str(refused.value)
             assert line.startswith(f"--scheduler {address}: no scheduler answers (") and "\n" not in line
+            # one that is still open would wait for an answer, and complain, when Python ends
+            assert {each.status for each in gc.get_objects() if isinstance(each, Client)} <= {"closed"}
     assert capfd.readouterr().err == "" and not (tmp_path / "points").exists()
 
 

@@ -127,6 +127,10 @@ def test_text_is_no_formula_in_a_spreadsheet():
     assert text.startswith("'=key,n\r\n")
 
 
+def test_text_does_not_steer_a_terminal():
+    assert csv_text({"k": ["\x1b[2Jz"]}) == "k\r\n\\x1b[2Jz\r\n"
+
+
 def test_odd_names_and_texts_fit_into_the_file(rows: list[Row], tmp_path: Path):
     odd = ["tied convolution, plain", "tied convolution; plain", "point", "0", "ẑ", "k" * 300]
     rows[0].scores = {key: number for number, key in enumerate(odd)}

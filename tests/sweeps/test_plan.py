@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,9 +51,16 @@ lattice.radius = "1/8"
 """).points()
     assert [point.settings["seed"] for point in points] == [1, 2, 1, 2]
     assert [point.settings["scaling"] for point in points] == ["critical"] * 2 + ["residual"] * 2
-    assert [point.settings["a_y"] for point in points] == [None, None, 0.05, 0.05]
+    assert [point.settings["a_y"] for point in points] == [1 / 12, 1 / 12, 0.05, 0.05]
     for refused in points[:2]:  # the study has a radius, which taps have not
         assert refused.config is None and refused.refusal.startswith("lattice.radius: ")
+
+
+def test_as_many_values_as_are_allowed_are_read_at_once():
+    table = {"kind": "continuum", "sweep": {"grid": {"seed": list(range(50_000))}}}
+    started = time.monotonic()
+    assert Sweep.from_table(table).count() == 50_000
+    assert time.monotonic() - started < 10, "comparing all with all takes a minute"
 
 
 def test_a_point_is_named_by_its_content(small: Small, tmp_path: Path):

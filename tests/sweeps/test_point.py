@@ -13,7 +13,7 @@ import pytest
 
 import bbdfield.studies.run
 from bbdfield import interrupts
-from bbdfield.errors import NumericsError
+from bbdfield.errors import Damaged, NumericsError
 from bbdfield.sweeps import point
 from bbdfield.sweeps.point import run_point
 from solvers.threads import threads
@@ -183,3 +183,14 @@ def test_a_directory_in_use_is_said(tasks, monkeypatch):
         release.start()
         assert run_point(task).status == "finished", "it waits for a process that is about to end"
         release.join()
+
+
+def test_a_damaged_file_is_told_with_what_a_sweep_needs(tasks, monkeypatch):
+    def damaged(*_: object, **__: object) -> None:
+        raise Damaged("a.h5: damaged; move it away and run the study again with --resume")
+
+    (task,) = tasks(1)
+    monkeypatch.setattr(bbdfield.studies.run, "run_study", damaged)
+    outcome = run_point(task)
+    assert outcome.kind_of_failure == "input" == failure(task.directory)["class"]
+    assert outcome.reason.endswith("again with --resume (of a sweep: with --resume --retry-failed)")

@@ -47,6 +47,12 @@ def test_every_point_is_computed_again_and_equal(finished, computed):
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
+def test_no_line_names_a_file_that_is_gone_afterwards(finished, tmp_path):
+    lines: list[str] = []
+    reproduce_sweep(finished, workers=1, say=lines.append)
+    assert lines and not any("report" in line for line in lines)
+
+
 def test_an_altered_point_is_named(finished):
     path = sorted(finished.glob("points/*/scores.json"))[0]
     scores = json.loads(path.read_text())
@@ -68,6 +74,11 @@ def test_what_cannot_be_repeated_is_refused(finished, tmp_path):
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((40, 2, 12)), y=np.arange(40) % 3)
     with pytest.raises(InputError, match="is a point of this plan with these data"):
         reproduce_sweep(finished, workers=1, say=silent)
+    plan = (finished / "sweep.toml").read_text()
+    (finished / "sweep.toml").write_text(plan.replace("[2, 4]", "[2, 4, 8]"))
+    with pytest.raises(InputError, match="not the plan that was run"):
+        reproduce_sweep(finished, workers=1, say=silent)
+    (finished / "sweep.toml").write_text(plan)
     about = json.loads((finished / "sweep.json").read_text())
     (finished / "sweep.json").write_text(json.dumps({**about, "finished": None}))
     with pytest.raises(InputError, match="has not finished"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 
 from bbdfield import files, interrupts
+from bbdfield.cli import main
 from bbdfield.errors import InputError
-from bbdfield.sweeps.groups import Observation, fit_pooled, statistics
+from bbdfield.sweeps.groups import Observation, fit_pooled, main_scores, statistics
 from bbdfield.sweeps.index import read_index
 from bbdfield.sweeps.plan import Sweep
 from bbdfield.sweeps.point import Outcome, run_point
@@ -190,7 +192,7 @@ def test_ctrl_c_writes_the_index_and_resumes(plain: Sweep, monkeypatch: pytest.M
     with pytest.raises(interrupts.Stopped):
         run(plain, out, say=lines.append)
     monkeypatch.undo()
-    assert lines[-1] == "stopped with 3 of 4 points to go; --resume goes on"
+    assert lines[-1] == "stopped with 3 of 4 points to go"
     assert [line["status"] for line in table(out)].count("finished") == 1
     assert not (out / ".stop").exists() and not (out / "scores.json").exists()
     scores = run(plain, out, resume=True, workers=2)
@@ -217,6 +219,129 @@ def test_a_full_disk_is_a_clear_line_and_loses_nothing(
     monkeypatch.setattr(files, "write_text", write)
     run(plain, out, resume=True)
     assert len(computed) == 4
+
+
+@pytest.mark.parametrize("where", ["snapshot", "scores", "record"])
+def test_a_full_disk_ends_the_sweep_and_no_point(
+    plain: Sweep, computed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "out"
+    if where == "snapshot":  # refused before it is full
+        monkeypatch.setattr("bbdfield.storage.writer._SPARE_BYTES", 2**80)
+    else:
+        real, ends = os.replace, {"scores": "scores.json", "record": "run.json"}[where]
+        monkeypatch.setattr(os, "replace", lambda a, b: full() if str(b).endswith(ends) else real(a, b))
+    with pytest.raises(InputError, match=r"(the disk is full|No space left).*; the sweep stops, --resume goes on"):
+        run(plain, out)
+    assert len(computed) == 1, "there was no room for the others either"
+    assert not list(out.glob("points/*/failed.json"))
+    monkeypatch.undo()
+    assert run(plain, out, resume=True, workers=2)["counts"]["finished"] == 4
+
+
+def test_sessions_before_the_last_are_kept_in_the_record(
+    plain: Sweep, small: Small, computed: list[str], tmp_path: Path
+):
+    out = tmp_path / "out"
+    run(plain, out, workers=7)
+    first = json.loads((out / "sweep.json").read_text())
+    assert first["earlier"] == [] and first["seeds"] == [1, 2] and first["device"].startswith("lattice: NumPy on")
+    digests = {json.loads(path.read_text())["data"]["digest"] for path in out.glob("points/*/run.json")}
+    assert {each["digest"] for each in first["data"]} == digests and len(first["data"]) == 1
+    assert "λ" not in first["device"] and first["device"].count("lattice: ") == 1
+    run(small(f"[sweep]\nfigures = false\n{GRID}".replace("[1, 2]", "[2, 3]")), out, resume=True)
+    again = json.loads((out / "sweep.json").read_text())
+    (told,) = again["earlier"]
+    assert {key: first[key] for key in told} == told and told["workers"] == 4  # no more than points
+    assert {"created", "finished", "seconds", "command", "versions"} <= set(told) and again["seeds"] == [2, 3]
+    run(plain, out, resume=True)
+    assert [each["seconds"] for each in json.loads((out / "sweep.json").read_text())["earlier"]] == [
+        first["seconds"],
+        again["seconds"],
+    ]
+    run(plain, out, overwrite=True)
+    assert json.loads((out / "sweep.json").read_text())["earlier"] == []
+
+
+def test_an_earlier_plan_leaves_no_figures_in_the_report(small: Small, computed: list[str], tmp_path: Path):
+    out = tmp_path / "out"
+    run(small(GRID), out)
+    (out / "figures/mine.png").write_bytes((out / "figures/error-a_x.png").read_bytes())
+    run(small(f"[sweep]\nfigures = false\n{GRID}"), out, resume=True)
+    assert [path.name for path in (out / "figures").iterdir()] == ["mine.png"]
+    assert (out / "report.html").read_text().count("<img") == 1
+
+
+@pytest.mark.parametrize(
+    "grid",
+    ["seed = [1, 'a', -1]", "seed = [1, 2]\n'lattice.padding' = ['zeros', 'mirror']", "'training.step' = [0.5, 1e9]"],
+)
+def test_failed_points_of_several_orders_are_drawn(small: Small, computed: list[str], tmp_path: Path, grid: str):
+    """They say nothing of the orders that they would have had."""
+    scores = run(small(f"[sweep.grid]\n{grid}\n"), tmp_path / "out")
+    assert scores["counts"]["failed"] and scores["counts"]["finished"]
+    assert "scores" in {path.stem for path in (tmp_path / "out/figures").iterdir()}
+
+
+def test_scores_stand_even_if_drawing_fails(
+    small: Small, computed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    out = tmp_path / "out"
+    run(small(GRID), out)
+    monkeypatch.setattr("bbdfield.sweeps.figures.draw", lambda *_: {}["key"])
+    with pytest.raises(KeyError):
+        run(small(GRID.replace("[1, 2]", "[1]")), out, resume=True)
+    about, scores = (json.loads((out / name).read_text()) for name in ("sweep.json", "scores.json"))
+    assert about["finished"] and scores["counts"]["points"] == 2
+    assert not (out / "report.html").exists() and not list((out / "figures").iterdir())
+    assert "<img" not in write_report(out).read_text()
+
+
+def test_what_points_that_failed_had_is_named(small: Small, computed: list[str], tmp_path: Path):
+    run(small("[sweep]\nfigures = false\n[sweep.grid]\n'training.step' = [0.5, 1e9]\n"), tmp_path / "out")
+    assert "training.step = 0.5, order = 1" in (tmp_path / "out/report.html").read_text()
+
+
+def test_scores_that_only_seeds_change_are_not_the_main_ones():
+    found = [
+        Observation({"h": h}, seed, {"of_seed": float(seed), "noise": 1e-16 * h, "of_h": seed * h})
+        for h in (1, 2)
+        for seed in (1, 2)
+    ]
+    assert main_scores("symmetry", (), found) == ["of_h"]
+    assert main_scores("symmetry", (), found[:2]) == ["of_seed", "of_h"]
+
+
+def test_no_scheduler_leaves_everything_as_it_was(plain: Sweep, computed: list[str], tmp_path: Path):
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="--scheduler nobody: no scheduler answers"):
+        run(plain, out, scheduler="nobody")
+    assert not out.exists()
+    run(plain, out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="--scheduler nobody: no scheduler answers"):
+        run(plain, out, scheduler="nobody", overwrite=True)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    run(plain, out, scheduler="nobody", resume=True)  # nothing is left to be computed
+
+
+def test_the_report_shows_nothing_altered(
+    plain: Sweep, computed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    command = ["report", str(out), "--overwrite"]
+    run(plain, out)
+    assert main(command) == 0
+    for name, old, new in (("scores.json", "0.", "1."), ("sweep.toml", "0.25", "0.5")):
+        text = (out / name).read_text()
+        (out / name).write_text(text.replace(old, new, 1))
+        assert main(command) == 2 and f"{name}: altered since it was written" in capsys.readouterr().err
+        (out / name).write_text(text)
+    (out / "sweep.json").write_text(json.dumps({**json.loads((out / "sweep.json").read_text()), "finished": None}))
+    assert main(command) == 2 and "has not finished; go on with --resume" in capsys.readouterr().err
 
 
 def test_directories_that_are_not_its_own_are_left_alone(plain: Sweep, computed: list[str], tmp_path: Path):
@@ -256,7 +381,8 @@ def test_the_report_escapes_what_came_from_files(small: Small, computed: list[st
     assert "<script" not in page and "<b>" not in page and "&lt;script&gt;" in page
     before = page
     assert write_report(out).read_text() == before
-    scores = (out / "scores.json").read_text()
+    scores, about = (out / "scores.json").read_text(), json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(json.dumps({**about, "scores_sha256": None}))
     for damaged in ('{"title": "", "counts": 1}', "{}", "[]", "[" * 100_000, scores.replace("swept", "wept")):
         (out / "scores.json").write_text(damaged)
         with pytest.raises(InputError, match=r"scores\.json: "):
