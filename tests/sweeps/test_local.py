@@ -318,7 +318,8 @@ def test_interrupts_from_the_keyboard_are_the_parents_alone(tasks, endless, unti
         assert not any(map(is_alive, workers))
     assert process.returncode != 0 and err.count("Traceback") == 1, "the script's own, which catches nothing"
     lines = sorted(out.split("\n")[:-1])
-    assert lines == ([f"p{k} interrupted" for k in range(3)] if presses == 1 else [])
+    interrupted = [f"p{k} interrupted" for k in range(3)]
+    assert lines == interrupted if presses == 1 else set(lines) <= set(interrupted)  # of those that had not begun
 
 
 def test_a_script_without_a_guard_is_told_so(tasks, tmp_path):

@@ -174,9 +174,7 @@ def _once(
         ended = program.ended()
     if ended.code == 0 and not (library and _counted(count)[1]):
         return None
-    # a sweep may still be able to say which of its points failed
-    promised = (2, 3) if command.name == "sweep" else (2,)
-    problem = "" if ended.code in promised and ended.tidy else f"exit code {ended.code}: {ended.said[-600:]}"
+    problem = "" if ended.code == 2 and ended.tidy else f"exit code {ended.code}: {ended.said[-600:]}"
     if ended.code == 0 and results(home / command.out) == whole.results:
         problem = ""  # what was refused was nothing that it needed
     one_line = int(not problem)
