@@ -82,6 +82,8 @@ def _parts(config: FaultsConfig) -> dict[str, Callable[[Path, Session], dict[str
 
     keys = config.faults
     parts: dict[str, Callable[[Path, Session], dict[str, Any]]] = {}
+    if keys.points:  # first, because it is timed: on the machine as it was found
+        parts["scaling"] = lambda folder, session: scaling.time_all(config, folder, session)
     if keys.kills:
         for name in KILLS:
             parts[name] = partial(_killed, config, name)
@@ -91,8 +93,6 @@ def _parts(config: FaultsConfig) -> dict[str, Callable[[Path, Session], dict[str
         parts["configs"] = lambda folder, session: configs.alter_all(config, folder, session)
     if keys.full_disks:
         parts["disk"] = lambda folder, session: disk.fill_all(config, folder, session)
-    if keys.points:
-        parts["scaling"] = lambda folder, session: scaling.time_all(config, folder, session)
     return parts
 
 
