@@ -6,6 +6,7 @@ channels (D = 1 for MNIST-1D). Its answer is a class label or a vector of real t
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import operator
 from collections.abc import Mapping
@@ -101,6 +102,18 @@ class Dataset:
     def has_labels(self) -> bool:
         """True for class labels, False for real targets."""
         return self.y.ndim == 1
+
+    def as_channels(self) -> Dataset:
+        """The same samples with every number of a signal in a channel of its own, at one place: (n, D · width, 1).
+
+        On a lattice of width 1 they are the input of a dense network.
+        """
+        flat = {
+            key: values.reshape(len(values), -1, 1)
+            for key in ("x", "x_test")
+            if (values := getattr(self, key)) is not None
+        }
+        return dataclasses.replace(self, **flat)
 
     @cached_property
     def digest(self) -> str:

@@ -19,7 +19,7 @@ LAYERS = (
     ("bbdfield.datasets", "bbdfield.storage"),
     ("bbdfield.model",),
     ("bbdfield.decomposition", "bbdfield.fields", "bbdfield.lattice", "bbdfield.problems", "bbdfield.propagation"),
-    ("bbdfield.comparison", "bbdfield.plotting"),
+    ("bbdfield.comparison", "bbdfield.observables", "bbdfield.plotting"),
     ("bbdfield.studies",),
     ("bbdfield.sweeps",),
     ("bbdfield.benchmarks",),

@@ -11,7 +11,7 @@ are the initial fields and the boundary (data, lift, sample sequence).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import get_loss
 from bbdfield.model.regularisation import Regularised, cutoff_matrix
-from bbdfield.model.run import Run, record
+from bbdfield.model.run import Observer, Run, record
 from bbdfield.model.scalings import BulkEquation
 from solvers.adaptive import adaptive_advance
 from solvers.backends import Backend, check_checkpoint
@@ -308,6 +308,7 @@ def simulate(
     resume: bool = False,
     compression: str | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Run:
     """Integrate the field theory of `start.lattice` from `start` under `boundary` and record it.
 
@@ -323,6 +324,7 @@ def simulate(
     ill_posed : "refuse", or "cutoff" to keep only waves that the lattice has, |q| <= π/a_y.
     out : the HDF5 file to write.
     progress : called with (steps done, steps in all, loss).
+    observers : what takes numbers of every step (`bbdfield.observables`); they are stored beside the loss.
 
     Returns
     -------
@@ -353,4 +355,5 @@ def simulate(
         resume=resume,
         compression=compression,
         progress=progress,
+        observers=observers,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from bbdfield.model.architecture import GROUPS, VELOCITIES, Lattice, Training
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss
-from bbdfield.model.run import Progress, Run, record
+from bbdfield.model.run import Observer, Progress, Run, record
 from bbdfield.model.units import LatticeState, identity, learning_rates, to_lattice, units
 from solvers.adaptive import adaptive_advance
 from solvers.backends import Backend
@@ -211,6 +211,7 @@ def train(
     resume: bool = False,
     compression: str | None = None,
     progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
     backend: str | Backend = "auto",
     precision: str = "float64",
     checkpoint: int = 0,
@@ -223,6 +224,7 @@ def train(
         themselves.
     out : the HDF5 file to write.
     progress : called with (steps done, steps in all, loss).
+    observers : what takes numbers of every step (`bbdfield.observables`); they are stored beside the loss.
     backend, precision, checkpoint : what runs and how; see `LatticeSystem`.
 
     Raises
@@ -251,4 +253,5 @@ def train(
         resume=resume,
         compression=compression,
         progress=progress,
+        observers=observers,
     )

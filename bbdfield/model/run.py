@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
@@ -47,6 +47,16 @@ class System(Protocol):
     def logits(self, x: np.ndarray) -> np.ndarray: ...
 
 
+class Observer(Protocol):
+    """What takes numbers of every training step while it is made, beside the loss (`bbdfield.observables.stepping`)."""
+
+    names: ClassVar[tuple[str, ...]]
+
+    def step(
+        self, k: int, system: System, before: dict[str, np.ndarray], after: dict[str, np.ndarray]
+    ) -> dict[str, float]: ...
+
+
 def record(
     system: System,
     *,
@@ -60,11 +70,13 @@ def record(
     resume: bool = False,
     compression: str | None = None,
     progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Run:
     """Train `system` under `boundary` and write w, b, z, R at every snapshot and the loss of every step to `path`.
 
     With `resume` an incomplete file is continued from its last snapshot, bitwise as if it had not stopped; a finished
-    one is returned as it is, and a missing one is started.
+    one is returned as it is, and a missing one is started. What `observers` take of every step is stored beside the
+    loss.
 
     Raises
     ------
@@ -88,6 +100,7 @@ def record(
         **config,
     }
     machine = f"{system.backend.name} in {system.backend.precision}"
+    observed = [name for observer in observers for name in observer.names]
     if resume and path.exists():
         bring_up_to_date(path)
         with Trajectory(path, repair=True) as old:
@@ -97,6 +110,11 @@ def record(
                 _same_config(path, old.config, full)
                 return Run(path)
             _same_backend(path, old.attrs.get("backend"), machine)
+            if {"loss", *observed} != {*old.scalars}:
+                raise InputError(
+                    f"{path}: was begun with other observables of every step ({_listed(old.scalars)}); take those, or"
+                    " another file"
+                )
             kept = old.n_snapshots
             if kept:
                 system.load({name: variable[-1] for name, variable in old.fields.items() if name != "z"})
@@ -113,7 +131,7 @@ def record(
             seed=training.seed,
             overwrite=overwrite,
             compression=compression,
-            scalars=["loss"],
+            scalars=["loss", *observed],
             evaluation=["test_loss", "test_accuracy"],
             backend=machine,
             **_layout(boundary, lattice, grid),
@@ -128,9 +146,14 @@ def record(
                     raise interrupts.Stopped
             if k == training.steps:
                 break
+            before = _copy(system.state()) if observers else {}
             scalars = system.step(k)
             if not np.isfinite(scalars["loss"]):
                 raise NumericsError(_what_failed(system, grid, k * training.step, path))
+            if observers:
+                after = _copy(system.state())
+                for observer in observers:
+                    scalars |= observer.step(k, system, before, after)
             writer.scalar(k, **scalars)
             if progress:
                 progress(k + 1, training.steps, scalars["loss"])
@@ -179,6 +202,15 @@ def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
         f"{term} not finite at t = {t:.6g}{where}; earlier snapshots are kept in {path}; "
         "lower training.step or training.rates, or the initial amplitudes"
     )
+
+
+def _copy(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A copy of a state, which compiled code moves in place."""
+    return {name: np.array(value) for name, value in state.items()}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(name for name in names if name != "loss") or "none"
 
 
 def _same_backend(path: Path, stored: str | None, wanted: str) -> None:
