@@ -167,6 +167,7 @@ def test_module_and_every_command_have_help():
         "coarse-grain",
         "compare",
         "decompose",
+        "observe",
         "plot",
         "report",
         "info",

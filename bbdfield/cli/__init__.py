@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import click
 
-from bbdfield.cli import bench, check, look, reproduce, steps, study, sweep  # noqa: F401  (they add their commands)
+from bbdfield.cli import bench, check, look, observe, reproduce, steps, study, sweep  # noqa: F401  (they add their commands)
 from bbdfield.cli.arguments import Interrupted
 from bbdfield.cli.group import cli
 from bbdfield.cli.output import one_line

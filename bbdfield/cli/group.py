@@ -8,7 +8,7 @@ from bbdfield._version import __version__
 
 #: the commands in the order in which a study uses them
 ORDER = (
-    "run", "sweep", "reproduce", "train", "simulate", "coarse-grain", "compare", "decompose",
+    "run", "sweep", "reproduce", "train", "simulate", "coarse-grain", "compare", "decompose", "observe",
     "plot", "report", "info", "check", "bench",
 )  # fmt: skip
 

@@ -59,22 +59,26 @@ def train(
 
     from bbdfield.lattice.training import train as train_lattice
     from bbdfield.studies.config import load_config
+    from bbdfield.studies.observe import recorders
 
     study = load_config(config, overrides)
     first = study.rungs()[0]
     lattice = study.lattice_at(first[0] if depth is None else depth, first[1] if width is None else width)
+    training = study.training_plan()
+    observers = recorders(study.training.observe, lattice, lattice.grid, training, "lattice")
     # One BLAS thread, as in `run`: sums then come out bit for bit the same.
     with resumable(context), Progress() as progress, threadpool_limits(1):
         recorded = train_lattice(
             lattice,
             study.dataset(),
-            study.training_plan(),
+            training,
             initial=study.initial_fields(lattice),
             **study.training.machine(),
             out=out,
             overwrite=overwrite,
             resume=resume,
             compression=study.compression(),
+            observers=observers,
             progress=progress.of(f"lattice M={lattice.depth} N={lattice.width}"),
         )
     with recorded:

@@ -34,6 +34,7 @@ from bbdfield.studies.config import StudyConfig
 from bbdfield.studies.describe import Cell, Description, Table
 from bbdfield.studies.kinds import Session
 from bbdfield.studies.machines import field_machine, in_words, lattice_machine
+from bbdfield.studies.observe import recorders
 from bbdfield.studies.pool import run_jobs
 from solvers.grids import Grid
 from solvers.stability import excess
@@ -79,6 +80,7 @@ def check(config: StudyConfig) -> str:
     computed, training, sharp = in_words(*machines(config)), config.training_plan(), None
     for depth, width in config.rungs():
         lattice = config.lattice_at(depth, width)
+        recorders(config.training.observe, lattice, lattice.grid, training, "lattice")  # refuses what does not hold
         if sharp is not None and lattice.range.lattice_bounded:
             break
         weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
@@ -209,9 +211,11 @@ def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, i
     options: dict[str, Any] = {"resume": True, "compression": config.compression(), "progress": progress}
     dataset = config.dataset()
     if job.order is None:
+        options["observers"] = recorders(config.training.observe, lattice, lattice.grid, training, "lattice")
         run = train(lattice, dataset, training, initial=initial, out=path, **config.training.machine(), **options)
     else:
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
+        options["observers"] = recorders(config.training.observe, lattice, grid, training, "field")
         run = simulate(
             initial.on(grid, lattice),
             Boundary.draw(dataset, lattice, training),

@@ -20,6 +20,10 @@ KINDS = {
     "orders": "bbdfield.studies.orders",
     "validity": "bbdfield.studies.validity",
     "signals": "bbdfield.studies.signals",
+    "conservation": "bbdfield.studies.conservation",
+    "regimes": "bbdfield.studies.regimes",
+    "manifolds": "bbdfield.studies.manifolds",
+    "temperature": "bbdfield.studies.temperature",
     "faults": "bbdfield.studies.faults",
 }
 
