@@ -52,7 +52,7 @@ def replay(run: Run) -> Iterator[tuple[int, System, State, State]]:
         when it does not arrive at the next snapshot bit for bit, so that something else made the file.
     """
     names = _names(run)
-    system = _system(run)
+    system = system_of(run)
     for i in range(len(run.steps) - 1):
         state = _stored(run, names, i)
         system.load(state)
@@ -117,7 +117,7 @@ def _copy(state: State) -> State:
     return {name: np.array(value) for name, value in state.items()}
 
 
-def _system(run: Run) -> System:
+def system_of(run: Run) -> System:
     """What made the run: the same code on the same backend, in the state of its first snapshot."""
     told = str(run.trajectory.attrs.get("backend") or "numpy in float64")
     backend, _, precision = told.partition(" in ")

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
 from bbdfield.datasets import Dataset
@@ -42,6 +41,7 @@ from bbdfield.observables import quadratic
 from bbdfield.observables.noise import GradientNoise
 from bbdfield.observables.temperature import Descent, chosen_samples, noise_of_lattice
 from bbdfield.storage.sidecar import Sidecar, finished_sidecar, read_sidecar, write_sidecar
+from bbdfield.studies.collapse import compare, plain, rank_correlation, statistics
 from bbdfield.studies.config import TemperatureConfig
 from bbdfield.studies.describe import Description, Table, decimal, network, number
 from bbdfield.studies.kinds import Session
@@ -53,9 +53,8 @@ Progress = Callable[[int, int, float], None]
 
 #: a network whose training loss exceeds this many times its start has diverged, even if slowly
 DIVERGED = 10.0
-#: random streams of the study's seed
-STREAM_CHAINS, STREAM_BOOTSTRAP, STREAM_PERMUTATIONS = 40, 41, 42
-RESAMPLES = 4000
+#: random stream of the study's seed
+STREAM_CHAINS = 40
 #: the noise is measured at so many of the times
 NOISE_TIMES = 6
 #: the one-dimensional chains: momentum, ηh
@@ -63,9 +62,10 @@ FORMS = tuple((momentum, step) for momentum in (0.0, 0.5, 0.9) for step in (0.1,
 #: what is compared over the grid, in the order of the tables
 QUANTITIES = {
     "gap": "gap, test − training loss, at equal time",
-    "gap_at_level": "gap at equal training loss",
+    "gap_at_level": "gap at the training loss that all reach",
+    "gap_at_deep_level": "gap at the training loss that half of them reach",
     "accuracy_gap": "training − test accuracy, at equal time",
-    "accuracy_gap_at_level": "training − test accuracy at equal training loss",
+    "accuracy_gap_at_level": "training − test accuracy at the loss that all reach",
     "train_loss": "training loss",
     "test_loss": "test loss",
     "test_accuracy": "test accuracy",
@@ -77,8 +77,9 @@ CAPTIONS = {
     " minibatches (colours), against their ratio: after the same training time (left), and where all have the same"
     " training loss (right). Points are means over seeds, bars their standard errors; points above one another have"
     " equal rate/batch. Were it temperature alone that counts, they would coincide.",
-    "temperature-curves": "Training loss and test loss along all runs, means over seeds, coloured by rate/batch. At one"
-    " time hot networks have learned less than cold ones.",
+    "temperature-curves": "Left: training loss along all runs, means over seeds, coloured by rate/batch. Right: the"
+    " gap against the training loss that a run has at the same time: how far curves of different colours coincide says"
+    " how far temperature does no more than slow learning down.",
     "temperature-balance": "Left: dissipation over fluctuation along the runs, means over seeds; 1 is a stationary"
     " state, below it the parameters' norm still grows. Right: the measured effective temperature against rate/batch,"
     " with a guide of slope 1.",
@@ -135,7 +136,13 @@ def jobs_of(config: TemperatureConfig) -> list[Job]:
 @lru_cache(maxsize=1)
 def _first(data: Dataset, samples: int) -> Dataset:
     return Dataset(
-        data.name, data.x[:samples], data.y[:samples], data.x_test, data.y_test, outputs=data.outputs, source=data.source
+        data.name,
+        data.x[:samples],
+        data.y[:samples],
+        data.x_test,
+        data.y_test,
+        outputs=data.outputs,
+        source=data.source,
     )
 
 
@@ -161,18 +168,14 @@ def system_of(config: TemperatureConfig, job: Job) -> LatticeSystem:
 
 def check(config: TemperatureConfig) -> str:
     """Refuse a grid whose slowest rate could only diverge; returns backend and sharpness in words."""
-    slow, fast = (system_of(config, Job(rate, config.training.batch, config.seed)) for rate in _ends(config))
-    sharp = check_training_step(slow) * config.temperature.rates[-1] / config.temperature.rates[0]
-    stable = f"τ λ_max = {sharp:.3g} at the start for the fastest rate (stable up to {stability_limit(fast.boundary.training):.3g})"
+    rates = config.temperature.rates
+    slowest = system_of(config, Job(rates[0], config.training.batch, config.seed))
+    sharp, limit = check_training_step(slowest) * rates[-1] / rates[0], stability_limit(slowest.boundary.training)
+    stable = f"τ λ_max = {sharp:.3g} at the start at the fastest rate (steps are stable up to {limit:.3g})"
     backends = [
-        system_of(config, Job(config.temperature.rates[0], batch, config.seed)).backend.description
-        for batch in config.temperature.batches
+        system_of(config, Job(rates[0], batch, config.seed)).backend.description for batch in config.temperature.batches
     ]
     return f"{in_words(backends)}; {stable}"
-
-
-def _ends(config: TemperatureConfig) -> tuple[float, float]:
-    return config.temperature.rates[0], config.temperature.rates[-1]
 
 
 def run_job(job: Job, config: TemperatureConfig, out: Path, progress: Progress | None) -> None:
@@ -188,7 +191,9 @@ def run_job(job: Job, config: TemperatureConfig, out: Path, progress: Progress |
     if finished is not None:
         differing = [key for key in sorted({*told, *finished.config}) if finished.config.get(key) != told.get(key)]
         if finished.kind != config.kind or differing:
-            raise InputError(f"{path}: is of another configuration (differs in {', '.join(differing) or 'kind'}); remove it")
+            raise InputError(
+                f"{path}: is of another configuration (differs in {', '.join(differing) or 'kind'}); remove it"
+            )
         return
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         arrays = follow(config, job, progress)
@@ -260,7 +265,8 @@ def follow(config: TemperatureConfig, job: Job, progress: Progress | None) -> di
 class Details:
     """Arrays for figures and sidecar; axes are (rate, batch, seed), curves have time last. NaN is what diverged.
 
-    tau : the learning steps.   ratio : τ/B (rate, batch).   level : the training loss that all reached.
+    tau : training steps.   ratio : τ/B (rate, batch).   level, deep_level : training losses that all points reached
+    with all seeds, and that half of them did.
     """
 
     tau: Array
@@ -268,6 +274,7 @@ class Details:
     ratio: Array
     t: Array
     level: float
+    deep_level: float = math.nan
     measured: dict[str, Array] = field(default_factory=dict)
     curves: dict[str, Array] = field(default_factory=dict)
     diverged: Array = field(default_factory=lambda: np.zeros(0))
@@ -307,13 +314,17 @@ def gather(config: TemperatureConfig, out: Path) -> Details:
     details = Details(tau, batches, tau[:, None] / batches, t, math.nan, curves=curves)
     details.diverged = stacked(lambda one: one.arrays["diverged"][0])
     train, test = curves["train_loss"], curves["test_loss"]
-    details.level = common_level(train)
-    at = {name: at_level(train, values, details.level) for name, values in curves.items() if name in CURVES}
-    half = len(t) // 2
+    details.level, details.deep_level = (common_level(train, share) for share in (1.0, 0.5))
+    at, deep = (
+        {name: at_level(train, values, level) for name, values in curves.items() if name in CURVES}
+        for level in (details.level, details.deep_level)
+    )
+    half = (len(t) - 1) // 2
     sums = [curves[name][..., half:].sum(axis=-1) for name in ("dissipation", "fluctuation")]
     details.measured = {
         "gap": test[..., -1] - train[..., -1],
         "gap_at_level": at["test_loss"] - at["train_loss"],
+        "gap_at_deep_level": deep["test_loss"] - deep["train_loss"],
         "accuracy_gap": curves["train_accuracy"][..., -1] - curves["test_accuracy"][..., -1],
         "accuracy_gap_at_level": at["train_accuracy"] - at["test_accuracy"],
         "train_loss": train[..., -1],
@@ -321,7 +332,7 @@ def gather(config: TemperatureConfig, out: Path) -> Details:
         "test_accuracy": curves["test_accuracy"][..., -1],
         "temperature": _mean_over_time(curves["temperature"]),
         "rank": _mean_over_time(curves["rank"]),
-        "balance": np.divide(*sums, out=np.full(sums[0].shape, np.nan), where=sums[1] > 0),
+        "balance": np.divide(sums[0], sums[1], out=np.full(sums[0].shape, np.nan), where=sums[1] > 0),
     }
     return details
 
@@ -329,18 +340,28 @@ def gather(config: TemperatureConfig, out: Path) -> Details:
 def _mean_over_time(values: Array) -> Array:
     """Over the times at which it was measured; NaN for runs that have none at the end."""
     measured = ~np.all(np.isnan(values), axis=tuple(range(values.ndim - 1)))
-    mean: Array = values[..., measured].mean(axis=-1)
+    mean: Array = values[..., measured].mean(axis=-1) if measured.any() else values[..., 0]
     return mean
 
 
-def common_level(train: Array) -> float:
-    """The lowest training loss that all runs reached: the largest of their smallest; NaN where all diverged."""
-    done = train[np.isfinite(train[..., -1])]
-    return float(done.min(axis=-1).max()) if len(done) else math.nan
+def common_level(train: Array, share: float = 1.0) -> float:
+    """The lowest training loss that a share of the points reached with all seeds; points that diverged do not count.
+
+    train : (rate, batch, seed, t).   NaN where all diverged.
+    """
+    points = train.reshape(-1, *train.shape[2:])
+    done = points[np.isfinite(points[..., -1]).all(axis=1)]
+    if not len(done):
+        return math.nan
+    reached = np.sort(done.min(axis=-1).max(axis=-1))
+    return float(reached[math.ceil(share * len(reached)) - 1])
 
 
 def at_level(train: Array, values: Array, level: float) -> Array:
-    """`values` (…, t) where `train` first reaches the level, linear in it between measurements; NaN where it never does."""
+    """`values` (…, t) where `train` first reaches the level, NaN where it never does.
+
+    Linear in the training loss between two measurements.
+    """
     flat_train, flat = train.reshape(-1, train.shape[-1]), values.reshape(-1, values.shape[-1])
     result = np.full(len(flat), np.nan)
     for n, (curve, row) in enumerate(zip(flat_train, flat, strict=True)):
@@ -356,111 +377,8 @@ def at_level(train: Array, values: Array, level: float) -> Array:
     return result.reshape(values.shape[:-1])
 
 
-# statistics
-
-
-def rank_correlation(a: Array, b: Array) -> float:
-    """Spearman's: the correlation of ranks; NaN where there is none."""
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
-
-
-def partial_rank_correlation(a: Array, b: Array, given: Array) -> float:
-    """Of a and b at equal `given`: (r_ab − r_ac r_bc)/√((1−r_ac²)(1−r_bc²))."""
-    ab, ac, bc = rank_correlation(a, b), rank_correlation(a, given), rank_correlation(b, given)
-    below = (1 - ac**2) * (1 - bc**2)
-    return (ab - ac * bc) / math.sqrt(below) if below > 1e-12 else math.nan
-
-
-def groups_of(ratio: Array) -> list[npt.NDArray[np.int64]]:
-    """Points of equal rate/batch, by growing ratio; `ratio` is flat."""
-    order = np.argsort(ratio, kind="stable")
-    cuts = np.flatnonzero(np.diff(np.log(ratio[order])) > 1e-9) + 1
-    return [np.sort(part) for part in np.split(order, cuts)]
-
-
-def within(means: Array, groups: Sequence[npt.NDArray[np.int64]]) -> Array:
-    """Deviation of every point from the mean of its group."""
-    off = np.zeros(means.shape)
-    for group in groups:
-        off[group] = means[group] - means[group].mean(axis=0)
-    return off
-
-
-def exchangeable(values: Array, groups: Sequence[npt.NDArray[np.int64]], rng: np.random.Generator) -> float:
-    """How likely points of equal rate/batch differ as much as they do if only rate/batch counts: a p-value.
-
-    Then the points of a group are exchangeable within a seed. Statistic: Σ over points of the squared deviation of the
-    mean over seeds from its group's. NaN where no group has two points, or there is one seed only.
-
-    Parameters
-    ----------
-    values : (points, seeds).
-    """
-    several = [group for group in groups if len(group) > 1]
-    if not several or values.shape[1] < 2:
-        return math.nan
-    seen = float(np.sum(within(values.mean(axis=1), several) ** 2))
-    # the means of groups do not change under the permutations
-    totals = np.zeros(RESAMPLES)
-    for group in several:
-        block = np.broadcast_to(values[group], (RESAMPLES, len(group), values.shape[1]))
-        means = rng.permuted(block, axis=1).mean(axis=2)
-        totals += np.sum((means - means.mean(axis=1, keepdims=True)) ** 2, axis=1)
-    return float((1 + np.count_nonzero(totals >= seen * (1 - 1e-12))) / (1 + RESAMPLES))
-
-
-def compare(values: Array, ratio: Array, batches: Array, train: Array, seed: int) -> dict[str, Any]:
-    """What one quantity (points, seeds) says of rate/batch (points,).
-
-    rank_correlation : with log rate/batch, means over seeds, and its 95 % interval by resampling seeds.
-    given_train_loss : the partial one, given the training loss at the end.
-    explained : share of the variance over points that their rate/batch explains.   spread : root mean square deviation
-    among points of equal rate/batch; seed_error : the standard error of a point.   p_value : see `exchangeable`.
-    with_batch : rank correlation of these deviations with the batch.
-    """
-    points, seeds = values.shape
-    means, losses = values.mean(axis=1), train.mean(axis=1)
-    groups = groups_of(ratio)
-    several = [group for group in groups if len(group) > 1]
-    inside = np.concatenate(several) if several else np.zeros(0, np.int64)
-    off = within(means, groups)
-    rng = np.random.default_rng([seed, STREAM_BOOTSTRAP])
-    draws = rng.integers(seeds, size=(RESAMPLES // 4, seeds)) if seeds > 1 else np.zeros((0, 1), int)
-
-    def interval(of: Callable[[Array, Array], float]) -> list[float] | None:
-        found = np.array([of(values[:, d].mean(axis=1), train[:, d].mean(axis=1)) for d in draws])
-        found = found[np.isfinite(found)]
-        return [float(q) for q in np.quantile(found, (0.025, 0.975))] if found.size else None
-
-    scatter = float(np.sum((means - means.mean()) ** 2)) if points else 0.0
-    error = float(np.sqrt(np.mean(values.var(axis=1, ddof=1) / seeds))) if seeds > 1 and points else math.nan
-    return {
-        "rank_correlation": _plain(rank_correlation(means, ratio)),
-        "interval": interval(lambda a, _: rank_correlation(a, ratio)),
-        "given_train_loss": _plain(partial_rank_correlation(means, ratio, losses)),
-        "given_train_loss_interval": interval(lambda a, b: partial_rank_correlation(a, ratio, b)),
-        "explained": _plain(1 - float(np.sum(off**2)) / scatter) if scatter > 0 else None,
-        "spread": _plain(_spread(off[inside], several)),
-        "seed_error": _plain(error),
-        "p_value": _plain(exchangeable(values, groups, np.random.default_rng([seed, STREAM_PERMUTATIONS]))),
-        "with_batch": _plain(rank_correlation(off[inside], batches[inside])),
-    }
-
-
-def _spread(off: Array, groups: Sequence[npt.NDArray[np.int64]]) -> float:
-    """Standard deviation among the points of a group, over all groups."""
-    freedom = sum(len(group) - 1 for group in groups)
-    return math.sqrt(float(np.sum(off**2)) / freedom) if freedom else math.nan
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
 def score(config: TemperatureConfig, details: Details) -> dict[str, Any]:
-    """Points of the grid with means and standard errors over seeds, and the comparisons over those without divergence."""
+    """Points of the grid with means and standard errors over seeds, and comparisons over those without divergence."""
     shape = details.ratio.shape
     flat = {name: values.reshape(-1, values.shape[-1]) for name, values in details.measured.items()}
     diverged = np.isfinite(details.diverged).reshape(-1, details.diverged.shape[-1])
@@ -483,7 +401,9 @@ def score(config: TemperatureConfig, details: Details) -> dict[str, Any]:
         )
     use = ~diverged.any(axis=1)
     compared = {
-        name: compare(flat[name][use], ratio[use], batches[use], flat["train_loss"][use], config.seed)
+        name: compare(
+            flat[name][use], ratio[use], batches[use], flat["train_loss"][use], flat["temperature"][use], config.seed
+        )
         for name in QUANTITIES
     }
     return {
@@ -491,21 +411,15 @@ def score(config: TemperatureConfig, details: Details) -> dict[str, Any]:
         "seeds": config.temperature.seeds,
         "samples": config.temperature.samples,
         "time": float(details.t[-1]),
-        "level": _plain(details.level),
+        "level": plain(details.level),
+        "deep_level": plain(details.deep_level),
         "networks": int(diverged.size),
         "diverged": int(np.count_nonzero(diverged)),
         "compared": compared,
+        "gap_with_train_loss": plain(rank_correlation(*(flat[k][use].mean(axis=1) for k in ("gap", "train_loss")))),
         "slope_of_temperature": _slope(ratio[use], flat["temperature"][use].mean(axis=1)),
         "balance": _range_of(flat["balance"][use]),
     }
-
-
-def statistics(values: Array) -> dict[str, float | None]:
-    """Mean and standard error over seeds; None for what there is not."""
-    if not values.size:
-        return {"mean": None, "standard_error": None}
-    error = float(np.std(values, ddof=1) / math.sqrt(values.size)) if values.size > 1 else math.nan
-    return {"mean": _plain(float(np.mean(values))), "standard_error": _plain(error)}
 
 
 def _slope(ratio: Array, temperature: Array) -> float | None:
@@ -604,7 +518,8 @@ def verdict(found: Mapping[str, Any]) -> str:
     """What the comparisons say, in sentences."""
     compared = found["compared"]
     lines = []
-    for name, what in (("gap", "After equal time"), ("gap_at_level", "At equal training loss")):
+    levels = (f"Where the training loss is {number(found[key])}" for key in ("level", "deep_level"))
+    for name, what in zip(("gap", "gap_at_level", "gap_at_deep_level"), ("After equal time", *levels), strict=True):
         one = compared[name]
         lines.append(f"{what} {trend(one)}; {collapse(one)}.")
     return " ".join(lines)
@@ -628,9 +543,10 @@ def collapse(one: Mapping[str, Any]) -> str:
     """Whether points of equal rate/batch coincide."""
     if one["p_value"] is None:
         return "whether points of equal rate/batch coincide cannot be told"
-    told = f"{number(one['spread'], 2)} against a standard error of {number(one['seed_error'], 2)}, p = {number(one['p_value'], 2)}"
+    spread, error, p = (number(one[name], 2) for name in ("spread", "seed_error", "p_value"))
+    told = f"{spread} against a standard error of {error}, p = {p}"
     if one["p_value"] < 0.05:
-        return f"points of equal rate/batch differ by more than seeds explain ({told}), so rate/batch alone does not decide"
+        return f"points of equal rate/batch differ by more than seeds explain ({told})"
     return f"points of equal rate/batch differ by no more than seeds explain ({told})"
 
 
@@ -640,7 +556,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
     summary = (
         f"{network(config)} This was repeated for {len(found['points'])} pairs of learning rate and minibatch,"
         f" {found['seeds']} seeds each, on the first {found['samples']} training samples, always up to t ="
-        f" {number(found['time'])}. {found['diverged']} of {found['networks']} networks diverged."
+        f" {found['time']:g}. {found['diverged']} of {found['networks']} networks diverged."
     )
     balance = found["balance"]
     ratios = (
@@ -652,12 +568,25 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
     tables = [
         Table(
             "Does rate/batch decide?",
-            ["quantity", "rank correlation", "given training loss", "explained", "spread", "seed error", "p", "with batch"],
+            [
+                "quantity",
+                "points",
+                "rank correlation",
+                "given training loss",
+                "with T_eff",
+                "explained",
+                "spread",
+                "seed error",
+                "p",
+                "with batch",
+            ],
             [
                 [
                     QUANTITIES[name],
+                    one["points"],
                     _with_interval(one["rank_correlation"], one["interval"]),
                     _with_interval(one["given_train_loss"], one["given_train_loss_interval"]),
+                    decimal(one["with_temperature"]),
                     decimal(one["explained"]),
                     number(one["spread"], 2),
                     number(one["seed_error"], 2),
@@ -667,13 +596,25 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 for name, one in found["compared"].items()
             ],
             "Rank correlations are with rate/batch, over points of the grid, with 95 % intervals over seeds, and given"
-            " the training loss at the end; explained: share of the variance over points that rate/batch explains;"
-            " spread: among points of equal rate/batch, beside the standard error of a point; p: how likely such a"
-            " spread is if only rate/batch counts; with batch: rank correlation of the deviations with the batch",
+            " the training loss at the end, and with the measured T_eff; explained: share of the variance over points"
+            " that rate/batch explains; spread: among points of equal rate/batch, beside the standard error of a"
+            " point; p: how likely such a spread is if only rate/batch counts, each quantity by itself; with batch:"
+            " rank correlation of the deviations with the batch",
         ),
         Table(
             "The grid",
-            ["rate", "batch", "rate/batch", "diverged", "training loss", "test loss", "gap", "at equal loss", "T_eff", "balance"],
+            [
+                "rate",
+                "batch",
+                "rate/batch",
+                "diverged",
+                "training loss",
+                "test loss",
+                "gap",
+                "at equal loss",
+                "T_eff",
+                "balance",
+            ],
             [
                 [
                     number(point["tau"]),
@@ -687,7 +628,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 ]
                 for point in found["points"]
             ],
-            f"Means over seeds with standard errors. At equal loss: where the training loss is {number(found['level'])}."
+            f"Means over seeds with standard errors. At equal loss: where training loss is {number(found['level'])}."
             " T_eff: mean over time, from the gradients of single samples. Balance: dissipation over fluctuation",
         ),
         Table(
@@ -707,11 +648,15 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
             "Independent chains; deviations in standard errors",
         ),
     ]
-    return Description(summary, tables, verdict(found) + ratios)
+    slope = found["slope_of_temperature"]
+    measured = "" if slope is None else f" The measured T_eff rises as rate/batch to the power {decimal(slope)}."
+    return Description(summary, tables, verdict(found) + measured + ratios)
 
 
 def _with_error(given: Mapping[str, Any]) -> str:
-    return number(given["mean"]) + (f"\n± {number(given['standard_error'], 2)}" if given["standard_error"] is not None else "")
+    return number(given["mean"]) + (
+        f"\n± {number(given['standard_error'], 2)}" if given["standard_error"] is not None else ""
+    )
 
 
 def _with_interval(value: Any, interval: Sequence[float] | None) -> str:

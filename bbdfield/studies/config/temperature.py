@@ -41,7 +41,7 @@ class TemperatureSection(Section):
 
 
 class TemperatureConfig(AnyStudy):
-    """kind = "temperature": is the gap between training and test loss a matter of the temperature of minibatch noise?"""
+    """kind = "temperature": is the gap between training and test loss a matter of the noise's temperature?"""
 
     temperature: TemperatureSection = Field(default_factory=TemperatureSection)
 
@@ -58,7 +58,8 @@ def _impossible_temperature(config: TemperatureConfig) -> Iterator[str]:
     if training.dynamics != "sgd":
         yield f'training.dynamics: needs "sgd", whose temperature is rate/batch (got "{training.dynamics}")'
     if training.batch not in keys.batches:
-        yield f"training.batch: needs to be one of temperature.batches, {show(list(keys.batches))} (got {training.batch})"
+        among = show(list(keys.batches))
+        yield f"training.batch: needs to be one of temperature.batches, {among} (got {training.batch})"
     for rate in keys.rates:
         steps = config.steps(rate)
         if abs(steps - round(steps)) > 1e-9 * steps or round(steps) < max(keys.evaluations, 20):
