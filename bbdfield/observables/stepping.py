@@ -51,7 +51,7 @@ def replay(run: Run) -> Iterator[tuple[int, System, State, State]]:
     NumericsError
         when it does not arrive at the next snapshot bit for bit, so that something else made the file.
     """
-    names = _names(run)
+    names = groups_of(run)
     system = system_of(run)
     for i in range(len(run.steps) - 1):
         state = _stored(run, names, i)
@@ -96,7 +96,7 @@ def recorded(run: Run, recorder: type[Recorder], progress: Progress | None = Non
     return {name: np.array(values) for name, values in columns.items()}
 
 
-def _names(run: Run) -> tuple[str, ...]:
+def groups_of(run: Run) -> tuple[str, ...]:
     """Names of all that is moved."""
     if not len(run.steps):
         raise InputError(f"{run.path}: holds no snapshot yet; resume the run first")
