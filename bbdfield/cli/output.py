@@ -91,8 +91,10 @@ def _shown(cell: float | None) -> str:
 
 
 def flat(value: Any) -> str:
-    """A nested value on one line."""
+    """A nested value on one line; of a long list, only how long it is (--json has all)."""
     as_json = plain(value)
+    if isinstance(as_json, list):
+        return f"[{len(as_json)} entries]" if len(as_json) > 12 else f"[{', '.join(map(flat, as_json))}]"
     if isinstance(as_json, dict):
         return ", ".join(f"{key} {flat(entry)}" if not isinstance(entry, dict) else f"{key} ({flat(entry)})"
                          for key, entry in as_json.items())  # fmt: skip
