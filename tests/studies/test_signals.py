@@ -53,18 +53,10 @@ figures = false
 """
 
 
-def write_data(folder: Path) -> None:
-    rng = np.random.default_rng(0)
-    y = (np.arange(12) + 0.5) / 12
-    smooth = rng.standard_normal((40, 2, 3)) @ np.cos(np.pi * np.outer(np.arange(3), y))
-    labels = np.arange(40) % 3
-    np.savez(folder / "data.npz", x=smooth, y=labels, x_test=smooth[:9], y_test=labels[:9])
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, write_smooth_data):
     path = tmp_path_factory.mktemp("signals")
-    write_data(path)
+    write_smooth_data(path)
     return path
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from bbdfield.model.architecture import Lattice
 from bbdfield.observables.regimes import FRACTIONS, LEAST_SNAPSHOTS, LEAST_STEPS, THRESHOLDS, WINDOWS
-from bbdfield.studies.config.combinations import no_field, several_networks
+from bbdfield.studies.config.continuum import OneField
 from bbdfield.studies.config.sections import Section
-from bbdfield.studies.config.signals import SignalsFieldSection
-from bbdfield.studies.config.study import AnyStudy
 from bbdfield.studies.config.values import POSITIVE, each_of, increasing, whole, widths_of
-from solvers.grids import Grid
 
 #: what can be followed: dense networks of plain lists, the lattice of [lattice] and [training], and its field
 NETWORKS = ("dense", "dense-decaying", "dense-full-batch", "dense-residual", "lattice", "field")
@@ -48,33 +44,13 @@ class RegimesSection(Section):
     windows: Annotated[tuple[float, ...], increasing("parts", 0.0, 0.25, _WINDOWS)] = WINDOWS
 
 
-class RegimesConfig(AnyStudy):
+class RegimesConfig(OneField):
     """kind = "regimes": do activation patterns settle before weights, on the lattice and in the field?"""
 
-    field: SignalsFieldSection = Field(default_factory=SignalsFieldSection)
     regimes: RegimesSection = Field(default_factory=RegimesSection)
 
-    def network(self) -> Lattice:
-        """The lattice that is trained."""
-        return self.lattice_at(*self.rungs()[0])
-
-    def theory(self) -> dict[str, Any]:
-        """Which field theory, beyond its order in a_x: options of `simulate`."""
-        return {"width_order": self.field.width_order, "stencil": self.field.stencil, "ill_posed": self.field.ill_posed}
-
-    def field_grid(self) -> Grid:
-        """The field solver's grid."""
-        ((depth, width),) = self.rungs()
-        return Grid(depth if isinstance(self.field.n_x, str) else self.field.n_x, width)
-
-    def grids(self) -> Iterator[tuple[str, Grid]]:
-        yield from super().grids()
-        if len(self.rungs()) == 1:
-            yield "field.n_x", self.field_grid()
-
     def refusals(self) -> Iterator[str]:
-        yield from several_networks(self)
-        yield from no_field(self, "order", (self.field.order,), self.field.width_order)
+        yield from super().refusals()
         yield from _too_little(self)
 
 

@@ -3,30 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from bbdfield.fields.well_posedness import REMEDIES, STENCIL
 from bbdfield.model.activations import activation_names
-from bbdfield.model.architecture import Lattice
-from bbdfield.studies.config.combinations import no_field, several_networks
-from bbdfield.studies.config.sections import FieldMachine, Section
-from bbdfield.studies.config.study import AnyStudy
-from bbdfield.studies.config.values import CELLS, ORDERS, accuracy_of, biases_of, choice, variances_of, whole
-from solvers.grids import Grid
-from solvers.sweeps import SCHEMES
-
-
-class SignalsFieldSection(FieldMachine):
-    """[field] of a signals study: one order, and the grid in depth (in width it is the lattice's)."""
-
-    order: Annotated[int, whole(min(ORDERS), max(ORDERS))] = 1
-    n_x: Annotated[int | str, CELLS] = "lattice"
-    depth_scheme: Annotated[str, choice(tuple(SCHEMES))] = "midpoint"
-    width_order: Annotated[int | None, whole(0, 2)] = None
-    stencil: Annotated[int, PlainValidator(accuracy_of)] = STENCIL
-    ill_posed: Annotated[str, choice(REMEDIES)] = "refuse"
+from bbdfield.studies.config.continuum import OneField
+from bbdfield.studies.config.sections import Section
+from bbdfield.studies.config.values import biases_of, choice, variances_of, whole
 
 
 class SignalsSection(Section):
@@ -49,32 +33,12 @@ class SignalsSection(Section):
     directions: Annotated[int, whole(1, 100_000)] = 8
 
 
-class SignalsConfig(AnyStudy):
+class SignalsConfig(OneField):
     """kind = "signals": how far signals travel in depth, in random networks and in one that is being trained."""
 
-    field: SignalsFieldSection = Field(default_factory=SignalsFieldSection)
     signals: SignalsSection = Field(default_factory=SignalsSection)
 
-    def network(self) -> Lattice:
-        """The network that is trained."""
-        return self.lattice_at(*self.rungs()[0])
-
-    def theory(self) -> dict[str, Any]:
-        """Which field theory, beyond its order in a_x: options of `simulate`."""
-        return {"width_order": self.field.width_order, "stencil": self.field.stencil, "ill_posed": self.field.ill_posed}
-
-    def field_grid(self) -> Grid:
-        """The field solver's grid."""
-        ((depth, width),) = self.rungs()
-        return Grid(depth if isinstance(self.field.n_x, str) else self.field.n_x, width)
-
-    def grids(self) -> Iterator[tuple[str, Grid]]:
-        yield from super().grids()
-        if len(self.rungs()) == 1:
-            yield "field.n_x", self.field_grid()
-
     def refusals(self) -> Iterator[str]:
-        yield from several_networks(self)
-        yield from no_field(self, "order", (self.field.order,), self.field.width_order)
+        yield from super().refusals()
         if self.training.probe < 2:
             yield f"training.probe: needs two samples or more, whose difference is followed (got {self.training.probe})"
