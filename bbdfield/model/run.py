@@ -54,7 +54,8 @@ class Observer(Protocol):
 
     def step(
         self, k: int, system: System, before: dict[str, np.ndarray], after: dict[str, np.ndarray]
-    ) -> dict[str, float]: ...
+    ) -> dict[str, float]:
+        """The numbers of step k, from `before` to `after`, where `system` stands."""
 
 
 def record(
@@ -146,12 +147,12 @@ def record(
                     raise interrupts.Stopped
             if k == training.steps:
                 break
-            before = _copy(system.state()) if observers else {}
+            before = copied(system.state()) if observers else {}
             scalars = system.step(k)
             if not np.isfinite(scalars["loss"]):
                 raise NumericsError(_what_failed(system, grid, k * training.step, path))
             if observers:
-                after = _copy(system.state())
+                after = copied(system.state())
                 for observer in observers:
                     scalars |= observer.step(k, system, before, after)
             writer.scalar(k, **scalars)
@@ -204,7 +205,7 @@ def _what_failed(system: System, grid: Grid, t: float, path: Path) -> str:
     )
 
 
-def _copy(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def copied(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A copy of a state, which compiled code moves in place."""
     return {name: np.array(value) for name, value in state.items()}
 

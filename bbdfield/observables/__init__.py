@@ -13,16 +13,13 @@ numbers that it takes of every training step. Runs are read, never changed.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from bbdfield.errors import InputError
-from bbdfield.model.run import Run
+from bbdfield.model.run import Progress, Run
 from bbdfield.observables.observed import Observed
 
 THEORIES = ("conservation", "regimes", "manifolds", "temperature")
-
-Progress = Callable[[int, int, float], None]
 
 
 class Theory(Protocol):

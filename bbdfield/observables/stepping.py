@@ -6,8 +6,8 @@ snapshots can be made again: `replay` does, and checks that it arrives at the ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,30 +15,21 @@ from bbdfield.errors import InputError, NumericsError
 from bbdfield.fields.simulation import FieldSystem
 from bbdfield.lattice.training import LatticeSystem
 from bbdfield.model.architecture import GROUPS, VELOCITIES, FieldState, Lattice, Training
-from bbdfield.model.run import Run, System
+from bbdfield.model.run import Observer, Progress, Run, System, copied
 from bbdfield.model.units import LatticeState
 from solvers.grids import Grid
 
 State = dict[str, np.ndarray]
-Progress = Callable[[int, int, float], None]
 
 
-class Recorder(Protocol):
-    """What a theory takes of every training step, as numbers.
+class Recorder(Observer, Protocol):
+    """What a theory takes of every training step, as numbers, whose names begin with the theory's.
 
-    names : of the numbers, which begin with the theory's name.
+    They depend on that step and nothing else, least of all on earlier calls: runs are interrupted.
     """
-
-    names: ClassVar[tuple[str, ...]]
 
     def __init__(self, lattice: Lattice, grid: Grid, training: Training, kind: str) -> None:
         """For runs of a `kind`, "lattice" or "field"; InputError where the theory does not hold for them."""
-
-    def step(self, k: int, system: System, before: State, after: State) -> dict[str, float]:
-        """The numbers of step k, from `before` to `after`, where `system` stands.
-
-        They depend on nothing else, least of all on earlier calls: runs are interrupted.
-        """
 
 
 def replay(run: Run) -> Iterator[tuple[int, System, State, State]]:
@@ -58,7 +49,7 @@ def replay(run: Run) -> Iterator[tuple[int, System, State, State]]:
         system.load(state)
         for k in range(int(run.steps[i]), int(run.steps[i + 1])):
             system.step(k)
-            after = _copy(system.state())
+            after = copied(system.state())
             yield k, system, state, after
             state = after
         stored = _stored(run, names, i + 1)
@@ -110,11 +101,6 @@ def groups_of(run: Run) -> tuple[str, ...]:
 
 def _stored(run: Run, names: tuple[str, ...], i: int) -> State:
     return {name: np.array(run.trajectory.fields[name][i]) for name in names}
-
-
-def _copy(state: State) -> State:
-    """A copy that later steps leave alone: compiled code moves parameters in place."""
-    return {name: np.array(value) for name, value in state.items()}
 
 
 def system_of(run: Run) -> System:

@@ -15,11 +15,12 @@
     step = 0.25
     rates = { w = 7.27, b = 0.1, r = 0.5 }
 
-Every other key has a default, and `StudyConfig.to_toml` writes all of them out. Every mistake is reported as one line,
+Every other key has a default, and `AnyStudy.to_toml` writes all of them out. Every mistake is reported as one line,
 ``FILE.toml: lattice.depth: needs a whole number >= 1 (got -3)``, whatever the mistake is.
 
-``values`` are checked one by one, ``sections`` hold them, ``study`` is what every kind has in common, and each kind has
-a file with what it adds; ``combinations`` refuses what cannot work together, ``reading`` reads files.
+``values`` are checked one by one, ``sections`` hold them, ``study`` is what every kind has in common, ``one_field`` what
+studies of one field have; each kind has a file with what it adds; ``combinations`` refuses what cannot work together,
+``reading`` reads files.
 """
 
 from bbdfield.studies.config.conservation import ConservationConfig

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PlainValidator
 
 from bbdfield.observables.regimes import FRACTIONS, LEAST_SNAPSHOTS, LEAST_STEPS, THRESHOLDS, WINDOWS
-from bbdfield.studies.config.continuum import OneField
+from bbdfield.studies.config.one_field import OneField
 from bbdfield.studies.config.sections import Section
 from bbdfield.studies.config.values import POSITIVE, each_of, increasing, whole, widths_of
 

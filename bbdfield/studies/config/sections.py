@@ -29,8 +29,8 @@ from bbdfield.studies.config.values import (
     SOME_ORDERS,
     accuracy_of,
     choice,
+    each_of,
     file_name,
-    names_of,
     of_range,
     positive,
     real,
@@ -152,7 +152,7 @@ class TrainingSection(Section):
     backend: Annotated[str, choice(("auto", "numpy", "numba"))] = "auto"
     precision: Annotated[str, choice(PRECISIONS)] = "float64"
     checkpoint: Annotated[int, whole(0, MOST_CELLS)] = 0
-    observe: Annotated[tuple[str, ...], names_of(THEORIES)] = ()
+    observe: Annotated[tuple[str, ...], each_of(THEORIES, empty=True)] = ()
 
     def machine(self) -> dict[str, Any]:
         """How the lattice is computed: options of `train`."""
@@ -177,20 +177,29 @@ class FieldMachine(Section):
         return {"backend": self.backend, "precision": self.precision, "checkpoint": self.checkpoint}
 
 
-class FieldSection(FieldMachine):
-    """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check).
+class TheorySection(FieldMachine):
+    """Which field theory, beyond its order in a_x.
 
     width_order : order in a_y, of taps only.   stencil : accuracy of the differences of taps and derivatives.
     ill_posed : "refuse", or "cutoff" to keep waves up to π/a_y only.
     """
 
+    width_order: Annotated[int | None, whole(0, 2)] = None
+    stencil: Annotated[int, PlainValidator(accuracy_of)] = STENCIL
+    ill_posed: Annotated[str, choice(REMEDIES)] = "refuse"
+
+    def theory(self) -> dict[str, Any]:
+        """Options of `simulate`."""
+        return {"width_order": self.width_order, "stencil": self.stencil, "ill_posed": self.ill_posed}
+
+
+class FieldSection(TheorySection):
+    """[field] orders in a_x, the solver's grid and its refinement for the grid check (both 1: no check)."""
+
     orders: Annotated[tuple[int, ...], SOME_ORDERS] = ORDERS
     n_x: Annotated[int | str, CELLS] = "lattice"
     n_y: Annotated[int | str, CELLS] = "lattice"
     depth_scheme: Annotated[str, choice(tuple(SCHEMES))] = "rk4"
-    width_order: Annotated[int | None, whole(0, 2)] = None
-    stencil: Annotated[int, PlainValidator(accuracy_of)] = STENCIL
-    ill_posed: Annotated[str, choice(REMEDIES)] = "refuse"
     refine_x: Annotated[int, whole(1, 64)] = 2
     refine_y: Annotated[int, whole(1, 81)] = 1
 

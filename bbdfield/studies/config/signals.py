@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PlainValidator
 
 from bbdfield.model.activations import activation_names
-from bbdfield.studies.config.continuum import OneField
+from bbdfield.studies.config.one_field import OneField
 from bbdfield.studies.config.sections import Section
 from bbdfield.studies.config.values import biases_of, choice, variances_of, whole
 

@@ -162,26 +162,17 @@ def cells_of(value: Any) -> int | str:
     raise refuse(f'a whole number from 1 to {MOST_CELLS}, or "lattice"', value)
 
 
-def each_of(known: Sequence[str]) -> PlainValidator:
-    """A list of different names."""
+def each_of(known: Sequence[str], empty: bool = False) -> PlainValidator:
+    """A list of different names, which may be empty."""
     listed = ", ".join(f'"{name}"' for name in known)
 
     def check(value: Any) -> tuple[str, ...]:
-        if not isinstance(value, (list, tuple)) or not value or not all(entry in known for entry in value):
+        some = isinstance(value, (list, tuple)) and (empty or len(value) > 0)
+        if not some or not all(entry in known for entry in value):
             raise refuse(f"a list out of {listed}", value)
         if len(set(value)) != len(value):
             raise refuse("each name once", list(value))
         return tuple(value)
-
-    return PlainValidator(check)
-
-
-def names_of(known: Sequence[str]) -> PlainValidator:
-    """A list of different names, which may be empty."""
-    some = each_of(known).func
-
-    def check(value: Any) -> Any:
-        return () if isinstance(value, (list, tuple)) and not value else some(value)  # type: ignore[call-arg]
 
     return PlainValidator(check)
 
