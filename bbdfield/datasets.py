@@ -216,7 +216,7 @@ def on_cells(x: npt.ArrayLike, width: int) -> npt.NDArray[np.float64]:
     if given < 4:
         raise InputError(
             f"signals to interpolate from {given} to {wanted} cells: a cubic spline needs at least 4 places;"
-            f" use a lattice of width {given} or longer signals"
+            f" use lattice.width = {given}, or longer signals"
         )
     # Imported here because importing it takes longer than the rest of the package.
     from scipy.interpolate import CubicSpline

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
@@ -31,13 +34,15 @@ def observe(file: Path, only: str | None, out: Path | None, overwrite: bool, as_
 
     names = [name.strip() for name in only.split(",")] if only is not None else list(THEORIES)
     for name in names:
+        if not name:
+            raise InputError(f"--only '{only}': a name is missing; give theories out of {', '.join(THEORIES)}")
         theory(name)
     if len(set(names)) < len(names):
         raise InputError(f"--only {only}: give each theory once")
     out = file.with_suffix(".observables.h5") if out is None else out
-    pictures = {name: out.with_suffix(f".{name}.png") for name in names}
-    for target in (out, *pictures.values()):
-        check_free(target, overwrite, file)
+    if out.suffix not in (".h5", ".hdf5"):
+        raise InputError(f"{out}: a sidecar is an HDF5 file; give a name that ends in .h5")
+    pictures = {name: out.with_suffix(f".{name}.png") for name in THEORIES}
     from threadpoolctl import threadpool_limits
 
     from bbdfield.model.run import Run
@@ -46,18 +51,32 @@ def observe(file: Path, only: str | None, out: Path | None, overwrite: bool, as_
     from bbdfield.studies.observe import figure, to_json
     from bbdfield.studies.observe import observe as ask
 
-    with Run(file) as run, Progress() as progress, threadpool_limits(1):
-        record = record_of(run)
-        sidecar = ask(
-            run, out, names if only is not None else None, overwrite=overwrite, progress=progress.of(file.name)
-        )
-    found = sidecar.config["theories"]
-    for name in found:
-        save(figure(sidecar, name), pictures[name], record)
+    with Run(file) as run:
+        for target in (out, *(pictures[name] for name in names)):
+            check_free(target, overwrite, file)
+        # Everything is made aside and appears together, the sidecar last.
+        with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as aside:
+            record, made = record_of(run), Path(aside)
+            with Progress() as progress, threadpool_limits(1):
+                asked = names if only is not None else None
+                sidecar = ask(run, made / out.name, asked, progress=progress.of(file.name))
+            found = sidecar.config["theories"]
+            for name in found:
+                save(figure(sidecar, name), made / pictures[name].name, record)
+            for name, picture in pictures.items():
+                if name in found:
+                    os.replace(made / picture.name, picture)
+                elif overwrite:
+                    picture.unlink(missing_ok=True)  # of the sidecar that is replaced
+            os.replace(made / out.name, out)
+            sidecar = dataclasses.replace(sidecar, path=out)
     if as_json:
         print_json({**to_json(sidecar), "figures": {name: str(pictures[name]) for name in found}})
         return
     say(str(out))
+    steps = sidecar.config["steps"]
+    if steps["recorded"] < steps["wanted"]:
+        say(f"unfinished: {steps['recorded']} of {steps['wanted']} training steps")
     for name, summary in found.items():
         say(f"{name}: {pictures[name]}")
         for line in summary["told"]:

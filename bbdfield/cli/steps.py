@@ -65,7 +65,7 @@ def train(
     first = study.rungs()[0]
     lattice = study.lattice_at(first[0] if depth is None else depth, first[1] if width is None else width)
     training = study.training_plan()
-    observers = recorders(study.training.observe, lattice, lattice.grid, training, "lattice")
+    observers = recorders(study.training.observe, lattice, lattice.grid, training, "lattice", len(study.dataset().x))
     # One BLAS thread, as in `run`: sums then come out bit for bit the same.
     with resumable(context), Progress() as progress, threadpool_limits(1):
         recorded = train_lattice(

@@ -54,8 +54,8 @@ class DenseNetwork:
     loss: Loss
     residual: bool = False
 
-    def check(self, w: Sequence[Array], b: Sequence[Array] | None, x: Array) -> None:
-        """Raise InputError unless layers, biases and samples fit to one another."""
+    def check(self, w: Sequence[Array], b: Sequence[Array] | None, x: Array, targets: Array | None = None) -> None:
+        """Raise InputError unless layers, biases, samples and prepared targets fit to one another."""
         if not w or x.ndim != 2 or (b is not None and len(b) != len(w)):
             raise InputError("dense network: needs at least one W, one b for each W or None, and x of shape (n_in, B)")
         size = len(x)
@@ -74,6 +74,11 @@ class DenseNetwork:
                     f"dense network: W[{layer}] ends a block with {size} numbers that began with"
                     f" {w[layer - 1].shape[1]}; a skip connection needs as many"
                 )
+        if targets is not None and (np.shape(targets) != (x.shape[1], size) or not x.shape[1]):
+            raise InputError(
+                f"dense network: targets have shape {np.shape(targets)}, but {x.shape[1]} samples of {size} outputs"
+                f" need {(x.shape[1], size)}, as `prepare_targets` makes them"
+            )
 
     def forward(self, w: Sequence[Array], b: Sequence[Array] | None, x: Array) -> list[Array]:
         """Return z of every layer, (n_l, B): what is activated within, the logits at the end.
@@ -93,14 +98,14 @@ class DenseNetwork:
         self, w: Sequence[Array], b: Sequence[Array] | None, x: Array, targets: Array
     ) -> tuple[float, Weights, Biases]:
         """Return the mean loss over the batch and its exact gradients with respect to W and b."""
-        self.check(w, b, x)
+        self.check(w, b, x, targets)
         inputs, deltas, loss = self._backward(w, b, x, targets)
         gradients = [product(delta, a.T) for delta, a in zip(deltas, inputs, strict=True)]
         return loss, gradients, None if b is None else [delta.sum(axis=1) for delta in deltas]
 
     def per_sample_gradients(self, w: Sequence[Array], b: Sequence[Array] | None, x: Array, targets: Array) -> Array:
         """Return the gradient of each sample's own loss, (B, P): all W, then all b, each in C order."""
-        self.check(w, b, x)
+        self.check(w, b, x, targets)
         inputs, deltas, _ = self._backward(w, b, x, targets)
         count = x.shape[1]  # the batch mean's 1/B goes
         parts = [count * np.einsum("is,js->sij", d, a).reshape(count, -1) for d, a in zip(deltas, inputs, strict=True)]
@@ -187,8 +192,11 @@ def descend(
         return [p + v for p, v in zip(parts, speeds, strict=True)], speeds
 
     for k, (x, targets) in enumerate(batches):
-        eta = next(rates) if rates is not None else rate
-        loss, g_w, g_b = network.loss_and_gradients(ws, bs, x, targets)
+        eta = next(rates, None) if rates is not None else rate
+        if eta is None:
+            raise InputError(f"descend: rate has only {k} entries; give one for every batch")
+        with np.errstate(over="ignore", invalid="ignore"):  # what diverges shows in the loss
+            loss, g_w, g_b = network.loss_and_gradients(ws, bs, x, targets)
         ws, v_w = moved(ws, v_w, g_w, float(eta))  # type: ignore[arg-type]
         if bs is not None and v_b is not None and g_b is not None:
             bs, v_b = moved(bs, v_b, g_b, float(eta))  # type: ignore[arg-type]
@@ -199,5 +207,7 @@ def draw_dense(
     widths: Sequence[int], rng: np.random.Generator, gain: float = 1.0, biases: bool = True
 ) -> tuple[Weights, Biases]:
     """Normal weights of variance gain²/n_in (√2 is He's for relu) between layers of these widths; biases are zero."""
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"draw_dense: needs two widths or more, each at least 1 (got {list(widths)})")
     w = [gain / np.sqrt(n_in) * rng.standard_normal((n_out, n_in)) for n_in, n_out in pairwise(widths)]
     return w, [np.zeros(n_out) for n_out in widths[1:]] if biases else None

@@ -101,7 +101,7 @@ def record(
         **config,
     }
     machine = f"{system.backend.name} in {system.backend.precision}"
-    observed = [name for observer in observers for name in observer.names]
+    observed = _names_of(observers)
     if resume and path.exists():
         bring_up_to_date(path)
         with Trajectory(path, repair=True) as old:
@@ -109,6 +109,12 @@ def record(
                 if old.config.get("start") != full["start"]:  # perhaps because float32 rounds it
                     _same_backend(path, old.attrs.get("backend"), machine)
                 _same_config(path, old.config, full)
+                missing = [name for name in observed if name not in old.scalars]
+                if missing:
+                    raise InputError(
+                        f"{path}: is finished, and was recorded without {', '.join(missing)}; ask it with bbdfield"
+                        " observe, or overwrite it"
+                    )
                 return Run(path)
             _same_backend(path, old.attrs.get("backend"), machine)
             if {"loss", *observed} != {*old.scalars}:
@@ -210,6 +216,21 @@ def copied(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in state.items()}
 
 
+def _names_of(observers: Sequence[Observer]) -> list[str]:
+    """What observers take; InputError for what cannot be stored beside the loss."""
+    names: list[str] = []
+    for observer in observers:
+        given = getattr(observer, "names", None)
+        if isinstance(observer, type) or not isinstance(given, tuple) or not callable(getattr(observer, "step", None)):
+            raise InputError(
+                f"observers: {observer!r} is none; give objects with a tuple `names` and step(k, system, before, after)"
+            )
+        names += given
+    if "loss" in names or len(set(names)) < len(names):
+        raise InputError(f"observers: names must differ, and none may be loss (got {', '.join(map(str, names))})")
+    return names
+
+
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(name for name in names if name != "loss") or "none"
 
@@ -280,9 +301,9 @@ class FieldsOfRun(Protocol):
 
 def write_fields(run: Run, source: FieldsOfRun, path: Path, *, config: dict[str, Any], overwrite: bool = False) -> Run:
     """Write fields derived from a finished run (on another grid, say) as a field trajectory of the same times and
-    losses.
+    losses. What else was recorded of every step belongs to the run itself.
     """
-    scalars, evaluation = run.trajectory.scalars, run.trajectory.evaluation
+    scalars, evaluation = {"loss": run.loss}, run.trajectory.evaluation
     layout = _layout(run.boundary, run.lattice, source.grid)
     layout["fields"] = {name: entry for name, entry in layout["fields"].items() if name not in VELOCITIES}
     writer = TrajectoryWriter.create(

@@ -70,6 +70,7 @@ def recorded(run: Run, recorder: type[Recorder], progress: Progress | None = Non
     InputError, NumericsError
         as `replay` and the recorder do; InputError for a run without a single step.
     """
+    _check_made(run)
     stored = run.trajectory.scalars
     count = int(run.steps[-1]) if len(run.steps) else 0
     if not count:
@@ -103,6 +104,15 @@ def _stored(run: Run, names: tuple[str, ...], i: int) -> State:
     return {name: np.array(run.trajectory.fields[name][i]) for name in names}
 
 
+def _check_made(run: Run) -> None:
+    """Refuse fields that no field equation made."""
+    if run.kind != "lattice" and "depth_scheme" not in run.config.get("field", {}):
+        raise InputError(
+            f"{run.path}: holds coarse-grained fields, which no field equation made, so its steps cannot be made again;"
+            " give the trajectory of a lattice or of a simulation"
+        )
+
+
 def system_of(run: Run) -> System:
     """What made the run: the same code on the same backend, in the state of its first snapshot."""
     told = str(run.trajectory.attrs.get("backend") or "numpy in float64")
@@ -111,12 +121,8 @@ def system_of(run: Run) -> System:
     w, b, r = (np.array(run.trajectory.fields[name][0]) for name in GROUPS)
     if run.kind == "lattice":
         return LatticeSystem(run.lattice, run.boundary, LatticeState(w, b, r), **options)
-    field = run.config.get("field", {})
-    if "depth_scheme" not in field:
-        raise InputError(
-            f"{run.path}: holds coarse-grained fields, which no field equation made, so its steps cannot be made again;"
-            " give the trajectory of a lattice or of a simulation"
-        )
+    _check_made(run)
+    field = run.config["field"]
     keys = {key: field[key] for key in ("order", "width_order", "stencil", "ill_posed") if key in field}
     start = FieldState(run.lattice, run.grid, w, b, r)
     return FieldSystem(start, run.boundary, scheme=field["depth_scheme"], **keys, **options)

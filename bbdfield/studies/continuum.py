@@ -80,7 +80,6 @@ def check(config: StudyConfig) -> str:
     computed, training, sharp = in_words(*machines(config)), config.training_plan(), None
     for depth, width in config.rungs():
         lattice = config.lattice_at(depth, width)
-        recorders(config.training.observe, lattice, lattice.grid, training, "lattice")  # refuses what does not hold
         if sharp is not None and lattice.range.lattice_bounded:
             break
         weights = to_lattice(config.initial_fields(lattice).on(lattice.grid, lattice))
@@ -211,11 +210,13 @@ def run_job(job: Job, config: StudyConfig, out: Path, progress: Callable[[int, i
     options: dict[str, Any] = {"resume": True, "compression": config.compression(), "progress": progress}
     dataset = config.dataset()
     if job.order is None:
-        options["observers"] = recorders(config.training.observe, lattice, lattice.grid, training, "lattice")
+        options["observers"] = recorders(
+            config.training.observe, lattice, lattice.grid, training, "lattice", len(dataset.x)
+        )
         run = train(lattice, dataset, training, initial=initial, out=path, **config.training.machine(), **options)
     else:
         grid = Grid(job.n_x, job.n_y, lattice.length_x, lattice.length_y)
-        options["observers"] = recorders(config.training.observe, lattice, grid, training, "field")
+        options["observers"] = recorders(config.training.observe, lattice, grid, training, "field", len(dataset.x))
         run = simulate(
             initial.on(grid, lattice),
             Boundary.draw(dataset, lattice, training),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bbdfield.errors import InputError
+from bbdfield.errors import InputError, NumericsError
 from bbdfield.model.architecture import Lattice, Training
 from bbdfield.model.run import Progress, Run
 from bbdfield.observables import THEORIES, theory
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 KIND = "observables"
 
 
-def recorders(names: Sequence[str], lattice: Lattice, grid: Grid, training: Training, kind: str) -> list[Recorder]:
-    """What training.observe asks for.
+def recorders(
+    names: Sequence[str], lattice: Lattice, grid: Grid, training: Training, kind: str, samples: int
+) -> list[Recorder]:
+    """What training.observe asks for, of a training on so many samples.
 
     Raises
     ------
@@ -37,6 +39,11 @@ def recorders(names: Sequence[str], lattice: Lattice, grid: Grid, training: Trai
         was asked about.
     """
     made: list[Recorder] = []
+    if "temperature" in names and training.batch == samples:
+        raise InputError(
+            f"training.observe: temperature: training.batch = {samples} is all samples, so that steps have no noise;"
+            " use a smaller batch, or leave temperature out"
+        )
     for name in names:
         try:
             made.append(theory(name).Steps(lattice, grid, training, kind))
@@ -61,7 +68,7 @@ def observe(
     InputError
         for an unknown theory, one of `only` that does not hold, or a run for which none holds.
     NumericsError
-        when steps that a theory needs cannot be made again.
+        when steps that one of `only` needs cannot be made again.
     """
     arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     coordinates: dict[str, np.ndarray] = {}
@@ -73,9 +80,9 @@ def observe(
         asked = theory(name)
         try:
             found = asked.observe(run, progress)
-        except InputError as error:
+        except (InputError, NumericsError) as error:
             if only:
-                raise InputError(_with_path(run, f"{name}: {error}")) from None
+                raise type(error)(_with_path(run, f"{name}: {error}")) from None
             left_out[name] = str(error)
             continue
         arrays |= {key: (dims, np.asarray(values)) for key, (dims, values) in found.arrays.items()}
@@ -90,6 +97,7 @@ def observe(
     about = {
         "trajectory": run.path.name,
         "digest": run.trajectory.content_digest(),
+        "steps": {"recorded": int(run.steps[-1]) if len(run.steps) else 0, "wanted": run.training.steps},
         "theories": told,
         "left_out": left_out,
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bbdfield import Run
+from bbdfield import Run, train
 from bbdfield.cli import main
 from bbdfield.errors import InputError
 from bbdfield.observables import THEORIES, theory
@@ -148,3 +148,74 @@ def test_channels_of_one_cell_make_a_dense_network(tmp_path):
     run_study(config, tmp_path / "run", workers=1, say=lambda line: None)
     with Run(next((tmp_path / "run").glob("lattice-*.h5"))) as run:
         assert run.trajectory.fields["w"].shape[1:] == (6, 3, 1, 3) and run.loss[-1] < run.loss[0]
+
+
+def test_coarse_grained_fields_are_not_asked_about_steps(study, tmp_path, capsys):
+    coarse = tmp_path / "coarse.h5"
+    assert main(["coarse-grain", str(lattice_of(study)), "--n-x", "3", "--n-y", "12", "--out", str(coarse)]) == 0
+    with Run(coarse) as run:
+        assert set(run.trajectory.scalars) == {"loss"}
+    assert main(["observe", str(coarse), "--only", "temperature"]) == 2
+    assert "no field equation made" in capsys.readouterr().err
+
+
+def test_an_interrupted_observe_leaves_nothing(study, tmp_path, capsys, monkeypatch):
+    from bbdfield.plotting import temperature
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(temperature, "figure_observed", interrupted)
+    arguments = ["observe", str(lattice_of(study)), "--out", str(tmp_path / "seen.h5"), "--only", "regimes,temperature"]
+    assert main(arguments) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_overwriting_takes_the_figures_of_other_theories_away(study, tmp_path, capsys):
+    arguments = ["observe", str(lattice_of(study)), "--out", str(tmp_path / "seen.h5"), "--only"]
+    assert main([*arguments, "regimes,temperature"]) == 0
+    assert main([*arguments, "temperature", "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"seen.h5", "seen.temperature.png"}
+
+
+def test_an_unfinished_run_is_said_to_be_so(tmp_path, capsys):
+    config = parse_config(STUDY)
+    lattice, broken = config.lattice_at(6, 12), tmp_path / "a.h5"
+
+    def stop(done, steps, loss):
+        if done == 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(lattice, config.dataset(), config.training_plan(), out=broken, progress=stop, backend="numpy")
+    assert main(["observe", str(broken), "--only", "manifolds"]) == 0
+    assert "unfinished: 30 of 60 training steps" in capsys.readouterr().out
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
+    assert main(["observe", str(tmp_path / "none" / "x.h5")]) == 2
+    assert "x.h5: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({'["regimes", "manifolds", "temperature"]': '["conservation"]'}, "skip"),
+        ({"batch = 8": "batch = 256"}, "is all samples"),
+        ({"batch = 8": 'batch = 8\ndynamics = "flow"'}, "same samples in every step"),
+    ],
+)
+def test_what_training_observe_cannot_have_is_refused_before_anything(change, complaint):
+    text = STUDY
+    for old, new in change.items():
+        text = text.replace(old, new)
+    with pytest.raises(InputError, match=complaint):
+        parse_config(text)
+
+
+def test_a_finished_run_is_not_taken_for_one_with_observables(study, tmp_path, capsys):
+    config, out = tmp_path / "study.toml", tmp_path / "a.h5"
+    config.write_text(STUDY)
+    assert main(["train", str(config), "--out", str(out), "--set", "training.observe=[]"]) == 0
+    assert main(["train", str(config), "--out", str(out), "--resume"]) == 2
+    assert "was recorded without regimes_w" in capsys.readouterr().err

@@ -64,7 +64,7 @@ class Taps(Range):
         return np.stack([(k * a_y) ** n / math.factorial(n) for n in range(order + 1)])
 
     def operator(self, xp: Any, grid: Grid, a_y: float, padding: str, width_order: int | None, stencil: int) -> Any:
-        order = self.width_order(width_order)
+        order = self.width_order(width_order) if self.count > 1 else 0  # one tap has no higher moments
         options: dict[str, Any] = {"tied": self.tied, "padding": padding, "accuracy": stencil}
         return DifferenceOperator(xp, grid, order=order, mixing=self.moments(a_y, order), **options)
 

@@ -18,9 +18,9 @@
 Every other key has a default, and `AnyStudy.to_toml` writes all of them out. Every mistake is reported as one line,
 ``FILE.toml: lattice.depth: needs a whole number >= 1 (got -3)``, whatever the mistake is.
 
-``values`` are checked one by one, ``sections`` hold them, ``study`` is what every kind has in common, ``one_field`` what
-studies of one field have; each kind has a file with what it adds; ``combinations`` refuses what cannot work together,
-``reading`` reads files.
+``values`` are checked one by one, ``sections`` hold them, ``study`` is what every kind has in common, ``one_field``
+what studies of one field have; each kind has a file with what it adds; ``combinations`` refuses what cannot work
+together, ``reading`` reads files.
 """
 
 from bbdfield.studies.config.conservation import ConservationConfig

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from bbdfield.errors import InputError
 from bbdfield.model.ranges import Taps
 from bbdfield.studies.config.combinations import no_field
 from bbdfield.studies.config.sections import FieldSection
@@ -39,6 +40,21 @@ class StudyConfig(AnyStudy):
 
     def refusals(self) -> Iterator[str]:
         yield from no_field(self, "orders", self.field.orders, self.field.width_order)
+        yield from self._unobservable()
+
+    def _unobservable(self) -> Iterator[str]:
+        """Why training.observe asks for what this network does not have."""
+        if not self.training.observe:
+            return
+        from bbdfield.studies.observe import recorders
+
+        for depth, width in self.rungs():
+            lattice, training = self.lattice_at(depth, width), self.training_plan()
+            try:
+                recorders(self.training.observe, lattice, lattice.grid, training, "lattice", len(self.dataset().x))
+            except InputError as error:
+                yield str(error)
+                return
 
     def theory(self) -> dict[str, Any]:
         """Which field theory, beyond its order in a_x: options of `simulate`."""
