@@ -19,8 +19,11 @@ residual lattice with σ = 1 is the linear network of A[m] = 1 + W[m], whose mat
 What one step of training does, since B(θ, ∂ℓ/∂θ) = 0 for the gradient of any minibatch (derived here, exact):
 
     SGD            D(θ + Δ) = D(θ) + D(Δ)                             D(Δ) = η² D(G) is subtracted
-    weight decay   D(θ') = (1 − ηλ)² D(θ) + D(ηG);  the flow: D(t) = D(0) e^{−2λt}
+    weight decay   D(θ') = (1 − ηλ)² D(θ) + D(ηG)
     momentum       D is not conserved; matrices keep Q = out ȯutᵀ − ȯut outᵀ + in i̇nᵀ − i̇n inᵀ,  Q(k+1) = μ Q(k)
+
+Of the flows, that with weight decay has D(t) = D(0) e^{−2λt} (2506.06194). 2405.12888 has the flows with momentum: it
+finds all of their laws for linear networks, which depend on time, and none for relu networks.
 
 Both heavy ball (μ the momentum) and conformal leapfrog (μ = e^{−γτ}) do the last; numbers of relu units have no Q.
 Sizes are relative to the sum of absolute values of a form's own terms.
@@ -514,7 +517,7 @@ def relative_each(error: Array, *scales: Array) -> Array:
 
 
 def gradients(law: Law, parameters: dict[str, list[Array]]) -> Array:
-    """∂D/∂θ of every component of a law, (components, D), from the bilinear form: 2 B(θ, e) for every direction e."""
+    """∂D/∂θ of every component of a law of lists, (components, D): 2 B(θ, e) for every direction e."""
     rows = []
     zero = {name: [np.zeros_like(part) for part in parts] for name, parts in parameters.items()}
     for name, parts in parameters.items():
@@ -523,8 +526,7 @@ def gradients(law: Law, parameters: dict[str, list[Array]]) -> Array:
                 direction = {key: list(values) for key, values in zero.items()}
                 direction[name][i] = np.zeros_like(part)
                 direction[name][i][place] = 1
-                # B is half of a sum of whole numbers: twice it is whole
-                rows.append(components(np.rint(2 * law.form(parameters, direction)), law.matrix))
+                rows.append(components(2 * law.form(parameters, direction), law.matrix))
     result: Array = np.stack(rows, axis=-1)
     return result
 
@@ -624,8 +626,8 @@ def observe(run: Run, progress: Progress | None = None) -> Observed:
     missing = [name for name in names if name not in fields]
     if missing:
         raise InputError(
-            f"{run.path}: has no {', '.join(missing)}, and with {training.dynamics} dynamics only what velocities enter"
-            " is conserved; record the trajectory again with this bbdfield"
+            f"{run.path}: has no {', '.join(missing)}, which enter all that is conserved with {training.dynamics}"
+            " dynamics; give the trajectory that training recorded, not fields derived from it"
         )
     states = [{name: np.array(fields[name][i]) for name in names} for i in range(len(run.steps))]
     laws = _named(run, lambda: laws_of(run.lattice, run.grid, training, run.kind, states[0]))

@@ -13,10 +13,11 @@ and a network is its mean m, a function of two singular values:
     infinite depth         m = (a² − b²)/(ln a² − ln b²),  the logarithmic mean of a² and b²
 
 which are Ż = −(A G + G B) with A = WWᵀ of the last layer and B = WᵀW of the first; Ż = −Σ_j (ZZᵀ)^{(L−j)/L} G
-(ZᵀZ)^{(j−1)/L} (Arora, Cohen, Hazan, arXiv 1802.06509); and Ż = −∫₀¹ (ZZᵀ)^{1−s} G (ZᵀZ)^s ds (Marcotte, Gribonval,
-Peyré, arXiv 2508.07370, whose relaxed balanced weights are those of `bbdfield.lattice.balanced`). In the limit of
-infinite depth the parameters W(s) move by −δf/δW(s); the result does not depend on ℓ, which may even vary with s
-(docs/intrinsic.md derives it): the factors that (ZZᵀ)^{1−s} and (ZᵀZ)^s get from ℓ are inverse to each other.
+(ZᵀZ)^{(j−1)/L} (Arora, Cohen, Hazan, arXiv 1802.06509); and Ż = −∫₀¹ (ZZᵀ)^{1−s} G (ZᵀZ)^s ds. Marcotte, Gribonval,
+Peyré, arXiv 2508.07370, have relaxed balanced weights (`bbdfield.lattice.balanced`) and say that the dynamics of
+infinite depth is explicit for them; all forms with λ, and the last, are derived here. In the limit of infinite depth
+the parameters W(s) move by −δf/δW(s); the result does not depend on ℓ, which may even vary with s (docs/intrinsic.md):
+the factors that (ZZᵀ)^{1−s} and (ZᵀZ)^s get from ℓ are inverse to each other.
 
 The last is the linear limit of the residual field theory, ∂_x ẑ = ŵ(x) ẑ, trained with rate η̂: t here is η̂ t there.
 """

@@ -231,7 +231,7 @@ class Steps:
 
     def __init__(self, lattice: Lattice, grid: Grid, training: Training, kind: str) -> None:
         if lattice.channels < 2:
-            raise InputError("manifolds: the network has one channel, so it has no pairs; use lattice.channels >= 2")
+            raise InputError("the network has one channel, so it has no pairs; use lattice.channels >= 2")
         self.lattice, self.grid, self.kind = lattice, grid, kind
         self._plain = kind == "lattice" and not is_joint(lattice)
         self._kinds = [name for name in kinds_of(lattice) if name != "zero"]
@@ -270,6 +270,9 @@ def observe(run: Run, progress: Callable[[int, int, float], None] | None = None)
     0 is on the manifold), of every channel to the zero channel, and the deviation from invariance in y of the fields
     and of ẑ on the probe set.
 
+    The summary's `invariant_in_y` says whether padding, inputs and the first snapshot let a run stay invariant in y;
+    if not, the last line of `told` says why.
+
     Raises
     ------
     InputError
@@ -293,7 +296,7 @@ def observe(run: Run, progress: Callable[[int, int, float], None] | None = None)
         fields.append(translation_distance(_plain_state(state), tied))
         sites.append(variation_in_y(run.z(i)))
         if progress is not None:
-            progress(i + 1, len(run.t), fields[-1])
+            progress(i + 1, len(run.t), float(run.loss[min(int(run.steps[i]), len(run.loss) - 1)]))
     arrays: dict[str, tuple[tuple[str, ...], Array]] = {
         "manifolds_translation": (("t",), np.array(fields)),
         "manifolds_translation_z": (("t",), np.array(sites)),
@@ -314,7 +317,7 @@ def _summary(
         "channels": run.lattice.channels,
         "tied": "in a hidden layer" if plain else "through all depths",
         "invariant_in_y": _why_not_invariant(run) is None,
-        "translation": [float(arrays["manifolds_translation"][1][i]) for i in (0, -1)],
+        "translation": [float(arrays["manifolds_translation"][1][i]) for i in (0, -1)] if run.grid.n_y > 1 else [],
         "translation_largest": float(np.max(arrays["manifolds_translation"][1])),
         "translation_z_largest": float(np.max(arrays["manifolds_translation_z"][1])),
     }
@@ -337,12 +340,24 @@ def _summary(
 
 
 def _why_not_invariant(run: Run) -> str | None:
-    """What keeps a run from staying invariant in y, if anything does."""
+    """What keeps a run from staying invariant in y, or from being so at its first snapshot, if anything does."""
+    x = run.boundary.dataset.x
     if run.lattice.padding != "circular":
         return f"{run.lattice.padding} padding has edges"
-    if run.boundary.dataset.x.shape[-1] > 1 and float(np.max(np.ptp(run.boundary.dataset.x, axis=-1))) > 0:
+    if x.shape[-1] > 1 and float(np.max(np.ptp(x, axis=-1))) > 0:
         return "the inputs depend on y"
+    state = run.fields(0)
+    if _above_rounding(state.r[:, :, 1:], state.r):
+        return "the readout starts with more modes than its first"
+    if _above_rounding(np.ptp(state.b, axis=1), state.b):
+        return "b depends on y at the first snapshot"
+    if not run.lattice.range.tied and _above_rounding(np.ptp(state.w, axis=1), state.w):
+        return "w depends on y at the first snapshot"
     return None
+
+
+def _above_rounding(part: Array, whole: Array) -> bool:
+    return bool(part.size) and float(np.max(np.abs(part))) > 1e-13 * float(np.max(np.abs(whole)))
 
 
 def _told(run: Run, summary: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
@@ -365,6 +380,8 @@ def _told(run: Run, summary: Mapping[str, Any], kinds: Sequence[str]) -> list[st
     missing = [kind for kind in KINDS if kind not in kinds_of(run.lattice)]
     if missing and kinds:
         lines.append(f"{run.lattice.activation} has no {' or '.join(missing)} channels")
+    if not summary["translation"]:
+        return lines  # one cell has no y to depend on
     first, last = summary["translation"]
     why = _why_not_invariant(run)
     lines.append(

@@ -12,34 +12,37 @@ from matplotlib.ticker import LogLocator
 
 from bbdfield.plotting import style
 
-#: system -> title, colour
-LOOKS = {
-    "convolutional": ("convolutional relu network", style.ORDER_COLORS[1]),
-    "dense": ("dense relu network", style.ORDER_COLORS[0]),
-}
-#: below this, relative numbers are rounding
-ROUNDING = float(np.finfo(float).eps)
+#: system -> colour
+COLORS = {"convolutional": style.ORDER_COLORS[1], "dense": style.ORDER_COLORS[0]}
+#: below this, relative numbers are rounding of one number; of sums over many steps
+ROUNDING, ROUNDED = float(np.finfo(float).eps), 1e-11
+#: march in depth -> its order; a fitted slope is that order if it is this near
+ORDERS = {"euler": 1.0, "midpoint": 2.0}
+NEAR = 0.3
 
 
 @style.styled
 def figure_laws(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], slope: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    slope: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    titles: Mapping[str, str],
 ) -> Figure:
     """Drift of the laws over training and what is left after subtraction; the drift against the learning rate.
 
     Parameters
     ----------
-    curves : system -> (step, drift, rest).   slope : system -> (factor of the rates, drift).
+    curves : system -> (step, drift, rest).   slope : system -> (factor of the rates, drift).   titles : system -> what
+    network it is, and which of its laws are followed if not all are.
     """
     figure = style.new_figure(12.0, 4.4)
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 0.9])
     for ax, (name, (step, drift, rest)) in zip(axes, curves.items(), strict=False):
-        title, color = LOOKS[name]
+        color = COLORS[name]
         ax.semilogy(step, style.positive(drift), color=color, label="drift of the laws, $|D - D(0)|$")
         ax.semilogy(step, style.positive(rest), color=style.DARK, label="less the exact increment of every step")
         ax.axhline(ROUNDING, color=style.GREY, linestyle=":", linewidth=1)
         ax.text(step[-1], ROUNDING / 1.6, "rounding of one number", ha="right", va="top", color=style.GREY, fontsize=8)
-        ax.set_title(title)
+        ax.set_title(titles[name])
         ax.set_xlabel("training step")
         ax.set_ylim(1e-17, max(1.0, 3 * float(np.nanmax(drift))))
         _decades(ax)
@@ -47,24 +50,32 @@ def figure_laws(
     axes[0].legend(loc="center right")
     axes[1].legend(loc="center right")
     right = axes[2]
-    for name, (factor, drift) in slope.items():
-        title, color = LOOKS[name]
-        order = np.polyfit(np.log(factor), np.log(drift), 1)[0]
-        right.loglog(factor, drift, "o-", color=color, markersize=4, label=f"{name}: slope {order:.2f}")
+    orders = [_order(factor, drift) for factor, drift in slope.values()]
+    for (name, (factor, drift)), order in zip(slope.items(), orders, strict=True):
+        right.loglog(factor, drift, "o-", color=COLORS[name], markersize=4, label=f"{name}: slope {order:.2f}")
     factor, drift = next(iter(slope.values()))
     guide = 0.25 * float(drift[-1]) * (factor / factor[-1]) ** 2
     right.loglog(factor, guide, color=style.GREY, linestyle="--", linewidth=1, label="slope 2")
     right.set_xlabel("learning rate (fraction of the trained one)")
     right.set_ylabel("drift after a fixed number of steps")
-    right.set_title("the drift falls as the square of the rate")
+    squares = all(abs(order - 2) < NEAR for order in orders)
+    right.set_title(f"the drift {'falls as' if squares else 'is not as'} the square of the rate")
     right.legend()
     most = max(float(drift.max()) for _, drift, _ in curves.values())
     left = max(float(rest.max()) for _, _, rest in curves.values())
+    but = "their squares and by nothing else" if left < ROUNDED else "more than their squares"
     figure.suptitle(
-        f"Steps of training break the laws by their squares and by nothing else: they drift by up to"
-        f" {style.fraction(most)}, of which all but {left:.0e} is accounted for"
+        f"Steps of training break the laws by {but}: they drift by up to {style.fraction(most)}, of which all but"
+        f" {left:.0e} is accounted for"
     )
     return figure
+
+
+def _order(sizes: np.ndarray, errors: np.ndarray) -> float:
+    """Slope of log error against log size; NaN where an error is zero or not finite."""
+    if not (np.isfinite(errors).all() and (errors > 0).all()):
+        return float("nan")
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 
 
 def _decades(ax: Axes) -> None:
@@ -112,23 +123,45 @@ def figure_departures(
     for ax in (left, middle):
         ax.set_xlabel("training step")
         _decades(ax)
+    orders = {name: -_order(cells, drift) for name, drift in field.items()}
     for (name, drift), color in zip(field.items(), style.ORDER_COLORS, strict=False):
-        order = -np.polyfit(np.log(cells), np.log(drift), 1)[0]
-        right.loglog(cells, drift, "o-", color=color, markersize=4, label=f"{name}: order {order:.2f}")
+        right.loglog(cells, drift, "o-", color=color, markersize=4, label=f"{name}: order {orders[name]:.2f}")
     right.set_xticks(cells, [str(n) for n in cells])
     right.minorticks_off()
     right.set_xlabel("cells $n_x$ in depth")
     right.set_ylabel("drift of the law along the flow")
     right.set_title("linear residual field")
     right.legend()
-    followed = expected[np.abs(momentum["charge"] / np.maximum(expected, 1e-300) - 1) < 0.1]
-    decades = int(-np.log10(followed.min())) if followed.size else 0
-    rest = float(weight_decay["rest"].max())
-    figure.suptitle(
-        f"Momentum: charges fall by {factor:g} a step through {decades} decades. Weight decay: laws follow their"
-        f" recursion to {rest:.0e}. Depth: the field keeps a law"
-    )
+    parts = _of_momentum(momentum["charge"], expected, factor), _of_decay(weight_decay["rest"])
+    figure.suptitle(f"{'. '.join(parts)}.\n{_of_depth(orders, field)}")
     return figure
+
+
+def _of_momentum(charge: np.ndarray, expected: np.ndarray, factor: float) -> str:
+    """Whether charges fall as they must, and how far."""
+    off = ~(np.abs(charge / np.maximum(expected, 1e-300) - 1) < 0.1)
+    followed = expected[: int(np.argmax(off)) if off.any() else len(off)]
+    if not followed.size:
+        return f"Momentum: charges do not fall by {factor:g} a step"
+    reached = float(followed[-1])
+    left = off.any() and reached > ROUNDED
+    decades = f"{-np.log10(reached):.0f} decades" if reached < 0.1 else f"{len(followed)} steps"
+    return f"Momentum: charges fall by {factor:g} a step through {decades}{', and not beyond' if left else ''}"
+
+
+def _of_decay(rest: np.ndarray) -> str:
+    worst = float(rest.max())
+    held = "follow their recursion to" if worst < ROUNDED else "leave their recursion by"
+    return f"Weight decay: laws {held} {worst:.0e}"
+
+
+def _of_depth(orders: Mapping[str, float], field: Mapping[str, np.ndarray]) -> str:
+    """Whether the drift is what the march in depth makes of it."""
+    if all(abs(order - ORDERS[name]) < NEAR for name, order in orders.items()):
+        return "Depth: the field keeps a law, but for the error of its grid"
+    finest = max(float(drift[-1]) for drift in field.values())
+    found = " and ".join(f"{order + 0.0:.1f}" for order in np.round(list(orders.values()), 1))
+    return f"Depth: the field's law drifts by {finest:.0e} on the finest grid, with orders {found}"
 
 
 @style.styled
@@ -168,7 +201,7 @@ def figure_observed(
     right.legend()
     drift, left_over = float(arrays["conservation_drift"][-1]), float(rest[-1])
     if momentum:
-        message = f"laws drift by {style.fraction(drift)}, as they may; charges decay as they must, to {left_over:.0e}"
+        message = f"laws drift by {style.fraction(drift)}, as they may; charges miss their decay by {left_over:.0e}"
     elif sgd:
         message = f"laws drift by {style.fraction(drift)}; less each step's exact increment, {left_over:.0e} is left"
     else:

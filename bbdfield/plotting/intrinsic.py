@@ -61,9 +61,9 @@ def figure_intrinsic(
 
     worst = max((row["depth_slope"] for row in infinite), key=lambda slope: abs(slope + 1))
     reached = max(row["field"][-1] for row in infinite)
+    come = "reach the flow of infinite depth as" if worst < -0.5 else "do not come to the flow of infinite depth:"
     figure.suptitle(
-        f"Linear residual networks reach the flow of infinite depth as $M^{{{worst:.2f}}}$;"
-        f" the field solver is there to {_power(reached)}"
+        f"Linear residual networks {come} $M^{{{worst:.2f}}}$; the field solver is {_power(reached)} away from it"
     )
     return figure
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bbdfield.plotting import style
 
@@ -23,6 +24,8 @@ NEAR, DECAYED = "#56B4E9", "#7a7a7a"
 _LEAST = 1e-16
 #: where all distances are larger, or one is exactly 0, they are shown on a linear scale
 _NEAR = 0.03
+#: deviations below are rounding
+_ROUNDING = 1e-10
 
 
 @style.styled
@@ -42,7 +45,6 @@ def figure_manifolds(
     """
     figure = style.new_figure(11.0, 5.6)
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=[4.2, 1])
-    held: list[str] = []
     for column, (name, (distance, *starts)) in enumerate(panels.items()):
         top, strip = axes[:, column]
         steps = np.arange(distance.shape[1])
@@ -60,7 +62,6 @@ def figure_manifolds(
                     steps[1:], style.positive(row[1:]), color=color, linewidth=1.0, label=label if pair == 0 else None
                 )
         _strip(strip, [kinds[k] for k in on], steps[-1])
-        held += [LOOKS[kinds[k]][0] for k in on]
         top.set_xscale("log")
         top.set_yscale("log")
         low, high = top.get_ylim()
@@ -74,16 +75,39 @@ def figure_manifolds(
             top.set_ylabel("distance to the manifold\n(norm per neuron at the start = 1)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    count = max((len(distance[0]) - 1 for distance, *_ in panels.values()), default=0)
-    names = _and(list(dict.fromkeys(held)))
-    kept = f"{names.capitalize()} neurons stay so bit for bit through {count:,} steps" if held else "No tie held"
-    if not bitwise and held:
-        kept += " here, though not in all networks"
+    distances = [distance for distance, *_ in panels.values()]
     go = _go([near for _, near, _ in panels.values()])
     decayed = [near for *_, near in panels.values() if near is not None]
     with_decay = f", but {_go(decayed)} with weight decay" if decayed and _go(decayed) != go else ""
-    figure.suptitle(f"{kept};\nneurons that share only their inputs part at once; starts nearby {go}{with_decay}")
+    apart = _apart([distance[list(kinds).index("inputs")] for distance in distances])
+    figure.suptitle(f"{_kept(distances, kinds, bitwise)};\n{apart}; starts nearby {go}{with_decay}")
     return figure
+
+
+def _kept(distances: Sequence[np.ndarray], kinds: Sequence[str], bitwise: bool) -> str:
+    """Which ties held in every panel that has them, and which did not."""
+    held: list[str] = []
+    broken: list[str] = []
+    for k, kind in enumerate(kinds):
+        rows = [distance[k] for distance in distances if np.isfinite(distance[k]).all()]
+        if kind != "inputs" and rows:
+            (broken if any(row.any() for row in rows) else held).append(LOOKS[kind][0])
+    if not held:
+        return "No tie holds bit for bit in all of these networks"
+    kept = f"{_and(held).capitalize()} neurons stay so bit for bit through {len(distances[0][0]) - 1:,} steps"
+    if broken:
+        return f"{kept}, {_and(broken)} ones not in all of these networks"
+    return kept if bitwise else f"{kept} here, though not in all networks"
+
+
+def _apart(rows: Sequence[np.ndarray]) -> str:
+    """What became of neurons that share only their inputs."""
+    left = [bool(row[-1] > 0) for row in rows]
+    if not all(left):
+        part = f"part in {sum(left)} of {len(left)} networks" if any(left) else "do not part"
+        return f"neurons that share only their inputs {part}"
+    at_once = all(row[1] > 0 for row in rows)
+    return f"neurons that share only their inputs part{' at once' if at_once else ''}"
 
 
 def _go(starts: Sequence[np.ndarray]) -> str:
@@ -164,7 +188,8 @@ def figure_condensation(
     for name, values in directions.items():
         network, start = name.rsplit(", ", 1)
         color = style.ORDER_COLORS[1] if network == "two layers" else style.ORDER_COLORS[0]
-        axes[3].plot(looks, values, looked[start], color=color, label=f"{network}, {start} start")
+        size = f" (× {scores['small'][name]['share']:.2g})" if start == "small" else ""
+        axes[3].plot(looks, values, looked[start], color=color, label=f"{network}, {start} start{size}")
     axes[3].set_yscale("log")
     axes[3].set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
     axes[3].minorticks_off()
@@ -219,9 +244,13 @@ def figure_translation(t: np.ndarray, values: Mapping[str, np.ndarray], wave: fl
     axes[0].set_ylim(_LEAST / 10, None)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     worst = max(float(of.max()) for name, of in values.items() if name.endswith("uniform"))
-    grown = max(float(of[-1, 0] / of[0, 0]) for name, of in values.items() if name.endswith("wave") and of[0, 0] > 0)
-    does = f"grows {grown:.2g}-fold" if grown > 1.05 else f"shrinks to {grown:.2g}" if grown < 0.95 else "stays"
-    figure.suptitle(f"What does not depend on $y$ stays so to {_power(worst)}; a small wave along $y$ {does}")
+    waves = [of for name, of in values.items() if name.endswith("wave")]
+    grown = max((float(of[-1, 0] / of[0, 0]) for of in waves if of[0, 0] > 0), default=1.0)
+    does = (
+        f"grows {grown:.2g}-fold" if grown > 1.05 else f"shrinks to {grown:.2g}" if grown < 0.95 else "stays as large"
+    )
+    stays = "stays so to" if worst < _ROUNDING else "comes to depend on it by"
+    figure.suptitle(f"What does not depend on $y$ {stays} {_power(worst)}; a small wave along $y$ {does}")
     return figure
 
 
@@ -248,9 +277,17 @@ def figure_observed(
             upper = np.triu_indices(values.shape[1], 1)
             values = values[:, upper[0], upper[1]]
         lines[f"nearest to {LOOKS[kind][0]}"] = (values.min(axis=1), LOOKS[kind][1], "-")
-    lines["dependence on $y$"] = (np.asarray(arrays["manifolds_translation"]), style.GREY, "--")
+    best = min(pairs, key=lambda kind: summary[kind]["last"]) if pairs else ""
+    if pairs:
+        i, j = summary[best]["pair"]
+        of_pair = np.asarray(arrays[f"manifolds_{best}"])[:, i, j]
+        lines[f"channels {i} and {j} to {LOOKS[best][0]}"] = (of_pair, LOOKS[best][1], ":")
+    has_width = bool(summary["translation"])
+    if has_width:
+        lines["dependence on $y$"] = (np.asarray(arrays["manifolds_translation"]), style.GREY, "--")
     for words, (values, color, dashes) in lines.items():
-        axes[0].plot(t, values, color=color, linestyle=dashes, label=words)
+        marker = "o" if len(t) == 1 else None
+        axes[0].plot(t, values, color=color, linestyle=dashes, marker=marker, label=words)
     least = min(float(values.min()) for values, *_ in lines.values())
     if 0 < least < _NEAR:
         axes[0].set_yscale("log")
@@ -263,9 +300,8 @@ def figure_observed(
     axes[0].set_xlabel(style.T_LABEL)
     axes[0].set_ylabel("relative distance (0 on the manifold)")
     axes[0].legend(fontsize=8)
-    title = f"{style.literal(name)}: its fields depend on $y$ by {summary['translation'][1]:.2g}"
+    title = f"{style.literal(name)}\nits fields depend on $y$ by {summary['translation'][-1]:.2g}" if has_width else ""
     if pairs:
-        best = min(pairs, key=lambda kind: summary[kind]["last"])
         matrix = np.array(arrays[f"manifolds_{best}"])[-1]
         np.fill_diagonal(matrix, np.nan)
         mesh = axes[1].imshow(matrix, cmap=style.POSITIVE, interpolation="nearest", vmin=0)
@@ -273,12 +309,14 @@ def figure_observed(
         axes[1].set_xlabel("channel")
         axes[1].set_ylabel("channel")
         axes[1].set_title(f"at the end: distance of pairs to {LOOKS[best][0]}")
-        figure.colorbar(mesh, ax=axes[1])
+        for axis in (axes[1].xaxis, axes[1].yaxis):
+            axis.set_major_locator(MaxNLocator(integer=True))
+        figure.colorbar(mesh, ax=axes[1], label="relative distance")
         i, j = summary[best]["pair"]
         first, last = summary[best]["pair_first"], summary[best]["last"]
         moved = "come nearer" if last < 0.95 * first else "move away" if last > 1.05 * first else "stay as far"
         title = (
-            f"{style.literal(name)}: channels {i} and {j}, nearest to {LOOKS[best][0]}, {moved}"
+            f"{style.literal(name)}\nchannels {i} and {j}, nearest to {LOOKS[best][0]}, {moved}"
             f" ({first:.2g} at first, {last:.2g} at the end)"
         )
     figure.suptitle(title, fontsize=11)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from bbdfield.comparison.orders import fit_order
-from bbdfield.errors import NumericsError
+from bbdfield.errors import InputError, NumericsError
 from bbdfield.fields.simulation import FieldSystem
 from bbdfield.lattice.dense import DenseNetwork, descend, draw_dense
 from bbdfield.lattice.sharpness import check_training_step, stability_limit
@@ -68,19 +68,21 @@ STREAM_DENSE, STREAM_VELOCITY, STREAM_COUNT = 50, 51, 52
 SYSTEMS = ("convolutional", "dense")
 #: cells in depth on which the law of the linear field is followed, by which marches, for so many steps of its flow
 FIELD_CELLS, FIELD_SCHEMES, FIELD_STEPS, FIELD_SAMPLES = (8, 16, 32, 64), ("euler", "midpoint"), 10, 16
+#: steps of the dense networks that are tried before a study, and how much of a rise of the loss is no divergence
+TRIED, RISES = 10, 10.0
 #: so many points of a curve are kept at most
 POINTS = 200
 
 CAPTIONS = {
-    "conservation": "Left and middle: the laws of a convolutional and a dense relu network while they are trained by"
-    " minibatch gradient descent. Coloured: how far any of them has drifted since the start, relative to the sum of"
+    "conservation": "Left and middle: the laws of the convolutional and of a dense relu network while they are trained"
+    " by minibatch gradient descent. Coloured: how far any of them has drifted since the start, relative to the sum of"
     " absolute values of its own terms. Black: the same when the exact increment of every step, the law's own quadratic"
     " form of the step, is subtracted. Right: the drift after a fixed number of steps against the learning rate.",
-    "conservation-departures": "Left: a linear dense network with momentum, started with random velocities. Its laws"
-    " fail, but the antisymmetric charges decay by the momentum in every step, down to rounding (dashes: powers of the"
-    " momentum). Middle: a relu network with weight decay. Its laws decay (dots: as they would by the decay alone), and"
-    " what is left of their exact recursion is rounding. Right: the law of a linear residual field, the limit of"
-    " infinite depth, along its gradient flow: its drift is the error of the march in depth.",
+    "conservation-departures": "Left: a linear dense network with momentum, started with random velocities: the drift"
+    " of its laws, which nothing keeps, and its antisymmetric charges, which must decay by the momentum in every step"
+    " (dashes: powers of the momentum). Middle: a relu network with weight decay: its laws (dots: as they would be by"
+    " the decay alone), and what is left of their exact recursion. Right: drift of the law of a linear residual field,"
+    " the limit of infinite depth, along its gradient flow, on grids of several sizes and by two marches in depth.",
     **intrinsic.CAPTIONS,
 }
 
@@ -120,12 +122,32 @@ def check(config: ConservationConfig) -> str:
     """Refuse networks that conserve nothing and steps that could only diverge; returns backend and sharpness."""
     lattice, training = config.network(), config.training_plan()
     system = _lattice_system(config)
-    lattice_laws(lattice, learning_rates(lattice, 1.0, training.rates), system.state())
+    laws = lattice_laws(lattice, learning_rates(lattice, 1.0, training.rates), system.state())
+    if not any(law.matrix for law in laws):
+        raise InputError(
+            f"training.rates.r: 0 leaves activation {lattice.activation} nothing that momentum keeps, and the run with"
+            ' momentum nothing to follow; give it a rate, or use activation = "identity"'
+        )
     intrinsic.check_intrinsic(config)
     sharp = check_training_step(system)
-    intrinsic.check_intrinsic(config)
+    _check_dense(config)
     stable = f"τ λ_max = {sharp:.3g} at the start (steps are stable up to {stability_limit(training):.3g})"
     return f"{system.backend.description}; {stable}"
+
+
+def _check_dense(config: ConservationConfig) -> None:
+    """Refuse a learning rate of the dense networks with which a few steps already diverge."""
+    keys = config.conservation
+    for activation, momentum in (("relu", 0.0), ("identity", keys.momentum)):
+        net, w, b, batches = dense_problem(config, activation)
+        with np.errstate(over="ignore", invalid="ignore"):
+            run = descend(net, w, b, batches(TRIED + 1), keys.rate * (1 - momentum), momentum=momentum)
+            losses = np.array([step.loss for step in run])  # each before its step
+        if not losses.max() <= RISES * losses[0]:
+            raise InputError(
+                f"conservation.rate = {keys.rate:g}: the loss of the dense {activation} network rises from"
+                f" {losses[0]:.3g} to {losses.max():.3g} within {TRIED} steps, so training diverges; use a smaller rate"
+            )
 
 
 def _lattice_system(config: ConservationConfig, **changes: Any) -> LatticeSystem:
@@ -164,7 +186,7 @@ def draw(config: ConservationConfig, out: Path, scores: dict[str, Any], details:
     from bbdfield.plotting.style import save
 
     curves = {name: (curve.step, curve.drift, curve.rest) for name, curve in details.curves.items()}
-    save(plots.figure_laws(curves, details.slope), out / "figures" / "conservation.png")
+    save(plots.figure_laws(curves, details.slope, _titles(config)), out / "figures" / "conservation.png")
     save(
         plots.figure_departures(
             details.momentum,
@@ -176,6 +198,14 @@ def draw(config: ConservationConfig, out: Path, scores: dict[str, Any], details:
         out / "figures" / "conservation-departures.png",
     )
     intrinsic.draw_intrinsic(out, scores["conservation"]["intrinsic"], details.intrinsic)
+
+
+def _titles(config: ConservationConfig) -> dict[str, str]:
+    """system -> what network it is; the lattice's own activation may leave it the laws of its readout alone."""
+    lattice = config.network()
+    laws = lattice_laws(lattice, learning_rates(lattice, 1.0, config.training_plan().rates))
+    alone = ", its readout" if lattice.depth > 1 and len(laws) == 1 and laws[0].site == lattice.depth else ""
+    return {"convolutional": f"convolutional {lattice.activation} network{alone}", "dense": "dense relu network"}
 
 
 # minibatch gradient descent
@@ -543,7 +573,7 @@ def independent(counted: lie.Counted, activation: str, residual: bool, seed: int
     theta = {"w": w} if biases is None else {"w": w, "b": b}
     span = lie.Span(counted.parameters)
     for law in laws:
-        span.add(gradients(law, theta).astype(np.int64))
+        span.add(np.rint(gradients(law, theta)).astype(np.int64))  # sums of products of whole numbers, exact in floats
     return span.rank
 
 
@@ -644,9 +674,10 @@ def _message(found: Mapping[str, Any]) -> str:
     rest = max(found[name]["rest"] for name in SYSTEMS)
     drift = max(found[name]["drift"] for name in SYSTEMS)
     slopes = " and ".join(decimal(found[name]["slope"]) for name in SYSTEMS)
+    but = "and by nothing but the square of each step" if rest < 1e-11 else "and by more than the square of each step"
     return (
         f"Training in steps breaks the laws, by up to {percent(drift)} of their terms after {found['dense']['steps']}"
-        f" steps, and by nothing but the square of each step: {number(rest, 2)} is left when it is subtracted. The"
+        f" steps, {but}: {number(rest, 2)} is left when it is subtracted. The"
         f" drift has slope {slopes} against the learning rate. Counted laws equal those of the table for {right} of"
         f" {len(found['counts'])} networks. {intrinsic.message(found['intrinsic'])}"
     )

@@ -328,9 +328,9 @@ def message(found: Mapping[str, Any]) -> str:
     worst = max(found["two_layer"], found["deep"], found["infinite_depth"])
     yes = sum(bool(row["recoverable"]) for row in found["recoverability"])
     return (
-        f"Training moves linear networks as the closed forms say, up to {number(worst)} of Z; residual lattices come to"
-        f" the flow of infinite depth with slope {decimal(found['depth_slope'])} in M. φ and the conserved quantities"
-        f" recover all parameters of {yes} of {len(found['recoverability'])} networks."
+        f"Trained linear networks are within {number(worst)} of Z of the closed forms; the distance of residual"
+        f" lattices from the flow of infinite depth has slope {decimal(found['depth_slope'])} in M. φ and the conserved"
+        f" quantities recover all parameters of {yes} of {len(found['recoverability'])} networks."
     )
 
 

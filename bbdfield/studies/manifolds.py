@@ -26,8 +26,9 @@ from threadpoolctl import threadpool_limits
 
 from bbdfield import interrupts
 from bbdfield.datasets import Dataset
-from bbdfield.errors import NumericsError
+from bbdfield.errors import InputError, NumericsError
 from bbdfield.fields.simulation import simulate
+from bbdfield.fields.well_posedness import check_start, largest_input
 from bbdfield.lattice.dense import DenseNetwork, Weights, descend, draw_dense
 from bbdfield.lattice.sharpness import check_training_step
 from bbdfield.lattice.training import LatticeSystem, train
@@ -44,7 +45,6 @@ from bbdfield.observables.ties import (
     Manifold,
     ReducedNetwork,
     dense_manifold,
-    holds_for,
     lattice_manifold,
     listed,
     of_lattice,
@@ -52,8 +52,10 @@ from bbdfield.observables.ties import (
 )
 from bbdfield.storage.sidecar import write_sidecar
 from bbdfield.studies.config import ManifoldsConfig
+from bbdfield.studies.config.manifolds import places_of, tied_kinds
 from bbdfield.studies.describe import Description, Table, network, number
 from bbdfield.studies.kinds import Session
+from solvers.sweeps import get_scheme
 
 Array = npt.NDArray[np.float64]
 Parameters = Mapping[str, Any]
@@ -68,6 +70,8 @@ DECAYED = "two layers, weight decay"
 BIAS = 0.1
 #: samples on which tangency is tested, and logits are compared
 PROBE = 256
+#: of the field on the lattice's own sites
+DEPTH_SCHEME = "midpoint"
 #: scales of proportional neurons: the first two are exact in binary numbers, the others are not
 UNEVEN = (1.0, 3.3)
 #: cosines are taken so often
@@ -75,15 +79,16 @@ LOOKS = 100
 
 CAPTIONS = {
     "manifolds": "Distance to the manifold along training, in units of the norm of all parameters per neuron at the"
-    " start. Neurons on an invariant manifold stay at exactly 0, bit for bit: the strip at the bottom. The non-example,"
-    " equal incoming but different outgoing weights, starts at 0 too and has left after one step. Thin lines are pairs"
-    " of neurons that start near the manifold of equal neurons, without and with weight decay.",
+    " start. What stays at exactly 0, bit for bit, is in the strip at the bottom. The non-example, equal incoming but"
+    " different outgoing weights, starts at 0, too, but on no invariant manifold. Thin lines are pairs of neurons that"
+    " start near the manifold of equal neurons, without and with weight decay.",
     "manifolds-condensation": "Cosines of the angles between the incoming weights of all pairs of hidden neurons of a"
     " network that starts small: at the start, where they are most alike, and at the end. Right: along how many lines"
-    " the neurons point (n²/Σcos²), for small and for ordinary initial weights, dense and on the lattice.",
+    " the neurons point (n²/Σcos²), for small and for ordinary initial weights, dense and on the lattice; small starts"
+    " are so many times the ordinary ones.",
     "manifolds-translation": "How far fields and networks that start without y, on inputs without y, depart from that:"
-    " parameters, relative to their norm, and z on the probe samples. With a small wave along y in the initial biases,"
-    " they keep it or amplify it.",
+    " parameters, relative to their norm, and z on the probe samples; and with a small wave along y in the initial"
+    " biases.",
 }
 
 
@@ -117,6 +122,7 @@ def check(config: ManifoldsConfig) -> str:
     sharp = check_training_step(LatticeSystem(lattice, boundary, start, backend="numpy"))
     if _compiled(config):
         LatticeSystem(lattice, boundary, start, backend="numba")  # or it is refused here
+    _check_field(config)
     return f"NumPy on the CPU, one thread, and compiled code beside it; τ λ_max = {sharp:.3g} at the start"
 
 
@@ -203,18 +209,6 @@ def _with_momentum(config: ManifoldsConfig, training: Training) -> Training:
     return dataclasses.replace(training, dynamics="heavy-ball", damping=damping)
 
 
-def _places(kinds: Sequence[str], count: int) -> dict[str, tuple[int, ...]]:
-    """Neurons for every kind, from both ends of the layer, so that ties lie far apart in memory."""
-    places: dict[str, tuple[int, ...]] = {}
-    for n, kind in enumerate(kinds):
-        places[kind] = (n,) if kind == "zero" else (n, count - 1 - n)
-    return places
-
-
-def _kinds(activation: str) -> list[str]:
-    return [*(kind for kind in KINDS if holds_for(kind, get_activation(activation))), NON_EXAMPLE]
-
-
 def _norm_per_neuron(parameters: Parameters, neurons: int) -> float:
     total = sum(float(np.sum(part * part)) for arrays in parameters.values() for part in arrays)
     return math.sqrt(total / neurons)
@@ -265,7 +259,7 @@ def _tied_dense(config: ManifoldsConfig, kind: str, activation: str) -> Tied:
     net, w, b = _draw_dense(config, hidden, activation, keys.gain, STREAM_START)
     manifolds = {
         name: dense_manifold(net, w, b, name, layer, neurons)
-        for name, neurons in _places(_kinds(activation), hidden[layer]).items()
+        for name, neurons in places_of(tied_kinds(activation), hidden[layer]).items()
     }
     start: Parameters = listed(w, b)
     for manifold in manifolds.values():
@@ -298,7 +292,7 @@ def _tied_lattice(config: ManifoldsConfig, kind: str, activation: str) -> Tied:
     lattice, training, state = _draw_lattice(config, activation, "plain" if kind == "plain lattice" else "residual")
     manifolds = {
         name: lattice_manifold(lattice, name, channels)
-        for name, channels in _places(_kinds(activation), lattice.channels).items()
+        for name, channels in places_of(tied_kinds(activation), lattice.channels).items()
     }
     boundary, state = _tie(Boundary.draw(config.dataset(), lattice, training), state, manifolds.values())
     backend = "numba" if kind == COMPILED else "numpy"
@@ -474,13 +468,13 @@ def _small(config: ManifoldsConfig, details: Details) -> dict[str, Any]:
             if (step.k + 1) % every == 0:
                 looks.append(sets.neurons_of(step.w, step.b, 0, "inputs"))
         key = f"two layers, {name}"
-        found[key] = _directions(key, looks, details)
+        found[key] = _directions(key, looks, details, gain / keys.gain)
         if name == "small":
             best = int(np.argmin(details.directions[key]))
             moments = [0, best, len(looks) - 1]
             details.moments = [int(details.looks[i]) for i in moments]
             details.cosines = np.array([sets.cosines(looks[i]) for i in moments])
-    for name, factor in (("small", None), ("ordinary", 1.0)):
+    for name, share in (("small", keys.small_lattice), ("ordinary", 1.0)):
         interrupts.check()
         lattice, training, state = _draw_lattice(config, activation, "plain")
         lattice = dataclasses.replace(lattice, depth=2)  # one hidden site: products of small weights stay visible
@@ -489,7 +483,6 @@ def _small(config: ManifoldsConfig, details: Details) -> dict[str, Any]:
         training = dataclasses.replace(training, rates=Rates(rates.w * square, rates.b * square, rates.r))
         initial = dataclasses.replace(config.initial_fields(lattice), weight=keys.plain_weight, bias=BIAS)
         state = to_lattice(initial.on(lattice.grid, lattice))
-        share = 10 * keys.small if factor is None else factor
         state = LatticeState(*(share * part for part in (state.w, state.b, state.r)))
         law = _with_momentum(config, training)
         system = LatticeSystem(lattice, Boundary.draw(config.dataset(), lattice, law), state, backend="numpy")
@@ -498,16 +491,18 @@ def _small(config: ManifoldsConfig, details: Details) -> dict[str, Any]:
             if (k + 1) % every == 0:
                 looks.append(parameters["w"][0].swapaxes(0, -3).reshape(lattice.channels, -1))
         key = f"plain lattice, {name}"
-        found[key] = _directions(key, looks, details)
+        found[key] = _directions(key, looks, details, share)
     return found
 
 
-def _directions(name: str, looks: Sequence[Array], details: Details) -> dict[str, Any]:
+def _directions(name: str, looks: Sequence[Array], details: Details, share: float) -> dict[str, Any]:
+    """Along how many lines neurons point; share : the start's parameters over those of the ordinary start."""
     values = np.array([sets.directions(neurons) for neurons in looks])
     details.directions[name] = values
     least = int(np.argmin(values))
     return {
         "neurons": len(looks[0]),
+        "share": share,
         "start": float(values[0]),
         "least": float(values[least]),
         "least_step": int(details.looks[least]),
@@ -520,6 +515,25 @@ def _directions(name: str, looks: Sequence[Array], details: Details) -> dict[str
 
 def _translation(config: ManifoldsConfig, out: Path, session: Session, details: Details) -> dict[str, Any]:
     """Lattice and field that start without y, on inputs without y; and with a wave."""
+    data, plan, starts = _without_y(config)
+    found: dict[str, Any] = {"amplitude": config.manifolds.wave, "steps": plan.steps}
+    for start, state in starts.items():
+        boundary = Boundary.draw(data, state.lattice, plan)
+        found[start] = {}
+        for system in ("lattice", "field"):
+            path, tell = out / f"{system}-{start}.h5", _teller(session, f"{system}, {start}")
+            options: dict[str, Any] = {"out": path, "resume": True, "progress": tell, "backend": "numpy"}
+            if system == "lattice":
+                run = train(state.lattice, data, plan, initial=to_lattice(state), **options)
+            else:
+                run = simulate(state, boundary, order=1, depth_scheme=DEPTH_SCHEME, **options)
+            with run:
+                found[start][system] = _depart(run, f"{system}, {start}", details)
+    return found
+
+
+def _without_y(config: ManifoldsConfig) -> tuple[Dataset, Training, dict[str, FieldState]]:
+    """Inputs without y, their training, and the starts: "uniform", and "wave" with a wave along y in b."""
     keys = config.manifolds
     lattice = config.lattice_at(*config.rungs()[0])
     data = _uniform(config.dataset(), keys.samples, lattice.width)
@@ -527,25 +541,29 @@ def _translation(config: ManifoldsConfig, out: Path, session: Session, details: 
     every = max(1, min(config.training.snapshot_every, keys.translation))
     plan = dataclasses.replace(config.training_plan(), steps=keys.translation, snapshot_every=every)
     plan = dataclasses.replace(plan, probe=min(plan.probe, len(data.x)))
-    boundary = Boundary.draw(data, lattice, plan)
     drawn = dataclasses.replace(config.initial_fields(lattice), bias=max(config.initial.bias, BIAS))
     fields = drawn.on(lattice.grid, lattice)
     parts = sets.invariant_start({"w": fields.w, "b": fields.b, "r": fields.r}, lattice.range.tied)
     wave = keys.wave * np.cos(2 * np.pi * lattice.grid.y / lattice.length_y)
-    found: dict[str, Any] = {"amplitude": keys.wave, "steps": keys.translation}
-    for start, size in (("uniform", 0.0), ("wave", 1.0)):
-        state = FieldState(lattice, lattice.grid, parts["w"], parts["b"] + size * wave[:, None], parts["r"])
-        found[start] = {}
-        for system in ("lattice", "field"):
-            path, tell = out / f"{system}-{start}.h5", _teller(session, f"{system}, {start}")
-            options: dict[str, Any] = {"out": path, "resume": True, "progress": tell, "backend": "numpy"}
-            if system == "lattice":
-                run = train(lattice, data, plan, initial=to_lattice(state), **options)
-            else:
-                run = simulate(state, boundary, order=1, depth_scheme="midpoint", **options)
-            with run:
-                found[start][system] = _depart(run, f"{system}, {start}", details)
-    return found
+    starts = {
+        start: FieldState(lattice, lattice.grid, parts["w"], parts["b"] + size * wave[:, None], parts["r"])
+        for start, size in (("uniform", 0.0), ("wave", 1.0))
+    }
+    return data, plan, starts
+
+
+def _check_field(config: ManifoldsConfig) -> None:
+    """Refuse a lattice on whose sites the field is unstable, in terms of this study's keys."""
+    data, plan, starts = _without_y(config)
+    state = starts["wave"]
+    largest = largest_input(Boundary.draw(data, state.lattice, plan), state.grid.n_y)
+    try:
+        check_start(state, 1, get_scheme(DEPTH_SCHEME), largest=largest)
+    except InputError as error:
+        raise InputError(
+            f"lattice.depth = {state.lattice.depth}: too few links for the field on the lattice's own sites"
+            f" ({str(error).split('; ')[0]}); use more, or lower initial.weight"
+        ) from error
 
 
 def _teller(session: Session, label: str) -> Any:
@@ -670,12 +688,19 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
         ),
         Table(
             "Directions",
-            ["network", "neurons", "at the start", "least", "at step", "at the end"],
+            ["network", "neurons", "initial weights", "at the start", "least", "at step", "at the end"],
             [
-                [name, of["neurons"], number(of["start"]), number(of["least"]), of["least_step"], number(of["end"])]
+                [
+                    name,
+                    of["neurons"],
+                    f"× {number(of['share'])}",
+                    *(number(of[key]) for key in ("start", "least")),
+                    of["least_step"],
+                    number(of["end"]),
+                ]
                 for name, of in small.items()
             ],
-            "Along how many lines incoming weights point, n²/Σcos²",
+            "Along how many lines incoming weights point, n²/Σcos²; initial weights in units of the ordinary ones",
         ),
         Table(
             "Invariance in y",
@@ -715,16 +740,18 @@ def _message(found: Mapping[str, Any]) -> str:
     near = dict(found["condensation"]["near"])
     decayed = near.pop(DECAYED)["ratio"]
     ratios = [ratio for of in near.values() for ratio in of["ratio"]]
+    away = [ratio for ratio in ratios if ratio > 1]
+    ends = " to ".join(dict.fromkeys(number(of(away)) for of in (min, max))) if away else ""
+    far = f", to {ends} times their distance" if away else ""
     return (
         f"{'All ties held' if every else 'Not all ties held'} bit for bit through {found['steps']} steps of gradient"
         f" descent and momentum; gradients leave their manifolds by at most {number(worst, 2)} of their length. Neurons"
-        f" that share their inputs only moved apart, by {number(min(left), 2)} to {number(max(left), 2)} of a neuron's"
-        f" norm. Of {len(ratios)} pairs that started near equal neurons {sum(r > 1 for r in ratios)} moved away,"
-        f" to {number(min(ratios))} to {number(max(ratios))} times their distance; with weight decay"
+        f" that share their inputs only ended {number(min(left), 2)} to {number(max(left), 2)} of a norm apart."
+        f" Of {len(ratios)} pairs that started near equal neurons {len(away)} moved away{far}; with weight decay"
         f" {sum(ratio < 1 for ratio in decayed)} of {len(decayed)} came nearer. From small initial weights"
-        f" {small['neurons']} neurons, which pointed along {number(small['start'])} lines, had condensed to"
-        f" {number(small['least'])} after {small['least_step']} steps, and pointed along {number(small['end'])} at the"
-        f" end. Fields without y stayed so to {number(max(parts), 2)}."
+        f" {small['neurons']} neurons pointed along {number(small['start'])} lines at the start,"
+        f" {number(small['least'])} after {small['least_step']} steps, the fewest, and {number(small['end'])} at the"
+        f" end. Fields without y at the start depended on it by {number(max(parts), 2)} at most."
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from bbdfield.cli import main
 from bbdfield.comparison.orders import fit_order
 from bbdfield.datasets import Dataset
 from bbdfield.errors import InputError
@@ -21,12 +24,13 @@ from bbdfield.model.boundary import Boundary
 from bbdfield.model.initial import InitialFields
 from bbdfield.model.losses import get_loss, prepare_targets
 from bbdfield.model.ranges import Derivative, Kernel, Taps
-from bbdfield.model.run import Run
+from bbdfield.model.run import Run, write_fields
 from bbdfield.model.units import learning_rates, to_lattice
 from bbdfield.observables.conservation import (
     Steps,
     components,
     field_laws,
+    gradients,
     is_homogeneous,
     is_linear,
     lattice_laws,
@@ -35,6 +39,7 @@ from bbdfield.observables.conservation import (
     readers,
     relative,
 )
+from bbdfield.storage.seal import seal
 from solvers.grids import Grid
 
 PADDINGS = ("zeros", "circular", "reflect")
@@ -275,6 +280,32 @@ def test_laws_that_do_not_exist_are_refused_in_one_line(make, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("activation", ["relu", "identity"])
+@pytest.mark.parametrize(
+    "shapes", [([(3, 2), (2, 3)], [(3,), (2,)]), ([(3, 3, 2), (4, 2, 3, 3)], [(4, 3), (4, 2)])], ids=["dense", "conv"]
+)
+def test_gradients_of_laws_are_their_derivatives_at_any_parameters(shapes, activation):
+    rng = np.random.default_rng(6)
+    theta = {"w": [rng.standard_normal(s) for s in shapes[0]], "b": [rng.standard_normal(s) for s in shapes[1]]}
+    (law,) = list_laws(theta["w"], theta["b"], activation)
+    columns, h = [], 1e-3
+    for part in (*theta["w"], *theta["b"]):
+        for place in np.ndindex(part.shape):
+            sides, here = [], part[place]
+            for move in (h, -h):
+                part[place] = here + move
+                sides.append(components(law.value(theta), law.matrix))
+            part[place] = here
+            columns.append((sides[0] - sides[1]) / (2 * h))  # exact for squares, but for rounding
+    assert np.allclose(gradients(law, theta), np.stack(columns, axis=-1), rtol=0, atol=1e-10)
+
+
+def test_gradients_are_not_rounded():
+    theta = {"w": [np.array([[0.3], [0.4]]), np.array([[0.1, 0.2]])]}
+    (law,) = list_laws(theta["w"], None, "relu")
+    assert np.allclose(gradients(law, theta), [[-0.6, 0, 0.2, 0], [0, -0.8, 0, 0.4]], rtol=0, atol=1e-15)
+
+
 def test_activations_are_asked_what_they_are():
     leaky = register_activation(
         "leaky-for-laws", lambda x: np.where(x > 0, x, 0.1 * x), lambda x: np.where(x > 0, 1.0, 0.1)
@@ -491,7 +522,8 @@ def runs(tmp_path_factory):
     train(network, data(), plan, initial=start, out=folder / "told.h5", observers=[recorder]).close()
     train(network, data(), plan, initial=start, out=folder / "plain.h5").close()
     heavy = training(dynamics="heavy-ball", damping=1.0)
-    train(network, data(), heavy, initial=start, out=folder / "heavy.h5").close()
+    recorder = Steps(network, network.grid, heavy, "lattice")
+    train(network, data(), heavy, initial=start, out=folder / "heavy.h5", observers=[recorder]).close()
     linear = lattice(scaling="residual", activation="identity")
     fields = InitialFields(linear, 5, weight=0.8, bias=0.5)
     boundary = Boundary.draw(data(), linear, plan)
@@ -539,6 +571,77 @@ def test_a_run_with_momentum_needs_its_velocities(runs):
     assert "\n" not in str(caught.value)
 
 
+def edited(runs, name, edit):
+    """A finished file of its own, `heavy.h5` with something changed."""
+    path = runs / f"{name}.h5"
+    shutil.copy(runs / "heavy.h5", path)
+    with h5py.File(path, "r+") as file:
+        places = {n.rpartition("/")[2]: n for n in names_in(file) if n.endswith("_dot")}
+        assert set(places) >= {"w_dot", "b_dot", "r_dot"}
+        edit(file, places)
+    seal(path)
+    return path
+
+
+def names_in(file):
+    found = []
+    file.visit(found.append)
+    return found
+
+
+def removed(runs):
+    """A file whose velocities somebody took out."""
+
+    def remove(file, places):
+        for place in places.values():
+            del file[place]
+
+    return edited(runs, "removed", remove)
+
+
+def derived(runs):
+    """A whole file of fields on another grid, which have no velocities."""
+    with Run(runs / "heavy.h5") as run:
+        write_fields(run, run, runs / "derived.h5", config=run.config, overwrite=True).close()
+    return runs / "derived.h5"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(removed, "fields/b_dot is missing"), (derived, "has no w_dot, b_dot, r_dot, which enter all that is conserved")],
+)
+def test_a_file_without_velocities_is_refused_in_one_line_by_the_command_line(runs, capsys, make, message):
+    path = make(runs)
+    assert main(["observe", str(path), "--only", "conservation"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("bbdfield: ") and f"{path}: " in said[0] and message in said[0]
+    assert not list(runs.glob(f"{path.stem}.*.*"))
+
+
+def test_stored_charges_are_those_of_the_snapshots_by_loops(runs):
+    """From velocities put into the file: from rest all charges are zero, of either sign."""
+
+    def kick(file, places):
+        rng = np.random.default_rng(4)
+        for place in places.values():
+            file[place][...] = rng.standard_normal(file[place].shape)
+
+    with Run(edited(runs, "kicked", kick)) as run:
+        found = observe(run).arrays["conservation_charge"][1]
+        rates = learning_rates(run.lattice, 1.0, run.training.rates)
+        state = {n: np.array(run.trajectory.fields[n][2]) for n in ("w", "b", "r", "w_dot", "b_dot", "r_dot")}
+    expected = []
+    for c, d in ((0, 1), (0, 2), (1, 2)):
+        (r, r_dot), (w, w_dot), (b, b_dot) = ((state[n], state[f"{n}_dot"]) for n in "rwb")
+        charge = sum(r[o, c, j] * r_dot[o, d, j] - r_dot[o, c, j] * r[o, d, j] for o, j in np.ndindex(3, 3)) / rates.r
+        for t, i in np.ndindex(3, 3):
+            charge += (w[2, c, t, i] * w_dot[2, d, t, i] - w_dot[2, c, t, i] * w[2, d, t, i]) / rates.w
+        for y in range(6):
+            charge += (b[2, y, c] * b_dot[2, y, d] - b_dot[2, y, c] * b[2, y, d]) / rates.b
+        expected.append(charge)
+    assert found[2] == pytest.approx(expected, rel=1e-12) and np.abs(expected).min() > 0.1
+
+
 def test_a_field_run_tells_how_far_its_law_drifts(runs):
     with Run(runs / "field.h5") as run:
         found = observe(run)
@@ -560,7 +663,7 @@ def test_the_figure_of_a_run_says_what_was_found(runs):
 
     for name, word in (
         ("plain", "less each step's exact increment"),
-        ("heavy", "charges decay"),
+        ("heavy", "charges miss their decay by"),
         ("field", "laws drift"),
     ):
         with Run(runs / f"{name}.h5") as run:
@@ -568,3 +671,44 @@ def test_the_figure_of_a_run_says_what_was_found(runs):
             coordinates = {**found.coordinates, "t": run.t, "step": np.arange(40)}
         figure = figure_observed(found.values(), coordinates, found.summary, f"{name}.h5")
         assert figure.get_suptitle().startswith(f"{name}.h5") and word in figure.get_suptitle()
+
+
+def drawn_laws(rest=1e-15, slope=2.0, activation="relu"):
+    from bbdfield.plotting.conservation import figure_laws
+
+    step, factor = np.arange(1, 5), np.array([0.1, 0.2, 0.4])
+    curves = {name: (step, 0.01 * step, np.full(4, rest)) for name in ("convolutional", "dense")}
+    slopes = {name: (factor, 1e-3 * factor**slope) for name in curves}
+    return figure_laws(curves, slopes, {"convolutional": f"convolutional {activation} network", "dense": "dense"})
+
+
+def test_titles_of_the_laws_say_what_was_measured():
+    figure = drawn_laws(activation="tanh")
+    assert "by nothing else" in figure.get_suptitle() and "4 %" in figure.get_suptitle()
+    assert [ax.get_title() for ax in figure.axes] == [
+        "convolutional tanh network",
+        "dense",
+        "the drift falls as the square of the rate",
+    ]
+    assert "is not as the square" in drawn_laws(slope=1.0).axes[2].get_title()
+    assert "by nothing else" not in (broken := drawn_laws(rest=3e-4).get_suptitle()) and "all but 3e-04" in broken
+
+
+def drawn_departures(factor=0.9, bend=1.0, rest=1e-15, orders=(1.0, 2.0)):
+    from bbdfield.plotting.conservation import figure_departures
+
+    step, cells = np.arange(1, 101), np.array([8, 16, 32])
+    momentum = {"step": step, "drift": 0.01 * step, "expected": factor**step, "charge": factor ** (bend * step)}
+    decayed = {"step": step, "law": 0.99**step, "expected": 0.98**step, "rest": np.full(100, rest)}
+    field = {name: cells**-order for name, order in zip(("euler", "midpoint"), orders, strict=True)}
+    return figure_departures(momentum, decayed, factor, cells, field).get_suptitle()
+
+
+def test_titles_of_the_departures_say_what_was_measured():
+    kept = drawn_departures()
+    assert "charges fall by 0.9 a step through 5 decades." in kept
+    assert "laws follow their recursion to 1e-15" in kept and "the field keeps a law" in kept
+    assert "do not fall by 0.9" in drawn_departures(bend=-1.0)
+    assert "through 9 steps, and not beyond" in drawn_departures(bend=1.1)
+    assert "laws leave their recursion by 2e-03" in drawn_departures(rest=2e-3)
+    assert "with orders 0.0 and 2.0" in (unkept := drawn_departures(orders=(0.0, 2.0))) and "keeps a law" not in unkept

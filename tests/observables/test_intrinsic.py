@@ -203,6 +203,62 @@ def test_the_conserved_matrix_of_depth_by_differences():
     np.testing.assert_allclose(depth_imbalance(w, 0.1)[0], naive, atol=1e-13)
 
 
+def waving(n, rng):
+    """W(s) and its derivative, of no balance at all."""
+    parts = rng.standard_normal((3, n, n))
+
+    def w(s):
+        return parts[0] + np.sin(3 * s) * parts[1] + s**2 * parts[2]
+
+    return w, lambda s: 3 * np.cos(3 * s) * parts[1] + 2 * s * parts[2]
+
+
+def marched(w, ends, start):
+    """P(s) at `ends` of P' = W P from `start` at the first of them."""
+    found = solve_ivp(
+        lambda s, p: (w(s) @ p.reshape(start.shape)).ravel(), (ends[0], ends[-1]), start.ravel(), "DOP853", ends,
+        rtol=1e-13, atol=1e-14,
+    )  # fmt: skip
+    return found.y.T.reshape(-1, *start.shape)
+
+
+@pytest.mark.parametrize("relaxed", [False, True])
+def test_the_identity_from_which_the_dynamics_of_depth_follows(relaxed):
+    """B'' − B'B⁻¹B' = PᵀDP for B = PᵀP, by differences of a march, for any W; with D = ℓ1 it is ℓB."""
+    h, ends = 1e-3, 0.4 + 1e-3 * np.arange(-1, 2)
+    if relaxed:
+        field = BalancedField.draw(N, np.random.default_rng(0), 1.5)
+        w = lambda s: field.at(np.array([s]))[0]  # noqa: E731
+        slope = lambda s: (w(s + 1e-5) - w(s - 1e-5)) / 2e-5  # noqa: E731
+    else:
+        w, slope = waving(N, np.random.default_rng(0))
+    p = marched(w, ends, marched(w, [0.0, ends[0]], np.eye(N))[-1])
+    b = np.swapaxes(p, 1, 2) @ p
+    first, second = (b[2] - b[0]) / (2 * h), (b[2] - 2 * b[1] + b[0]) / h**2
+    here, change = w(0.4), slope(0.4)
+    d = change + change.T + here.T @ here - here @ here.T
+    expected = p[1].T @ d @ p[1]
+    found = second - first @ np.linalg.solve(b[1], first)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(second).max()
+    assert np.abs(expected).max() > 0.1 * np.abs(second).max()
+    if relaxed:
+        np.testing.assert_allclose(expected, 1.5 * b[1], atol=1e-6 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("relaxation", [0.0, 1.5])
+def test_both_factors_of_the_dynamics_of_depth(relaxation):
+    """B(s) = (ZᵀZ)^s e^{−c}, ZB⁻¹Zᵀ = (ZZᵀ)^{1−s} e^{c}, c = ℓ s (1 − s)/2, of a march through W(s)."""
+    field = BalancedField.draw(N, np.random.default_rng(1), relaxation)
+    ends = np.linspace(0, 1, 4)
+    p = marched(lambda s: field.at(np.array([s]))[0], ends, np.eye(N))
+    z = p[-1]
+    for s, now in zip(ends[1:3], p[1:3], strict=True):
+        b, c = now.T @ now, relaxation * s * (1 - s) / 2
+        np.testing.assert_allclose(b, fractional_matrix_power(z.T @ z, s) * np.exp(-c), rtol=0, atol=1e-9)
+        after = fractional_matrix_power(z @ z.T, 1 - s) * np.exp(c)
+        np.testing.assert_allclose(z @ np.linalg.solve(b, z.T), after, rtol=0, atol=1e-9)
+
+
 def residual(depth, **change):
     given = {"outputs": N, "data_channels": 5, "activation": "identity", "loss": "mean-square", "readout_modes": 1}
     return Lattice(depth, 1, N, Taps(1, tied=True), **{**given, **change})

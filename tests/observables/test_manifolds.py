@@ -34,6 +34,7 @@ from bbdfield.observables.ties import (
     of_lattice,
     tied_lift,
 )
+from solvers.grids import Grid
 
 # dense networks
 
@@ -278,6 +279,19 @@ def test_ties_of_dense_networks_stay_the_same_bits(activation, kinds, momentum):
         assert not loose.tied(listed(step.w, step.b))
     assert [manifold.distance(listed(step.w, step.b)) for manifold in ties] == [0.0] * len(ties)
     assert loose.distance(listed(step.w, step.b)) > 0.01
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 9, 13, 17, 31, 33, 39, 64, 100])
+def test_products_treat_equal_rows_and_columns_alike_at_many_sizes(rows):
+    rng = np.random.default_rng(rows)
+    for inner in (1, 3, 10, 17, 40, 65, 200):
+        for columns in (1, 2, 5, 7, 9, 16, 33, 100):
+            row, matrix = rng.standard_normal(inner), rng.standard_normal((inner, columns))
+            found = product(np.tile(row, (rows, 1)), matrix)
+            assert (found == found[0]).all(), (rows, inner, columns)
+            column, matrix = rng.standard_normal((inner, 1)), rng.standard_normal((rows, inner))
+            found = product(matrix, np.tile(column, (1, columns)))
+            assert (found == found[:, :1]).all(), (rows, inner, columns)
 
 
 # reduced width
@@ -572,6 +586,80 @@ def test_channel_distances_are_those_of_the_manifold():
     assert np.mean(shares**2) == pytest.approx(1)
 
 
+def test_channel_distances_weigh_fields_by_their_cells():
+    """∫|ŵ|² + ∫|b̂|² + |R|² + |E|², by loops over cells that are neither units nor squares; R and E are points."""
+    rng = np.random.default_rng(0)
+    for tied in (True, False):
+        lattice = Lattice(
+            2, 3, 3, Taps(3, tied), outputs=2, readout_modes=1, padding="circular", length_x=1.2, length_y=0.9
+        )
+        h_x, h_y = 0.6, 0.3
+        shapes = ((2, 3, 3, 3) if tied else (2, 3, 3, 3, 3), (2, 3, 3), (2, 3, 1))
+        w, b, r = (rng.standard_normal(shape) for shape in shapes)
+        lift = rng.standard_normal((3, 1))
+        fields = FieldState(lattice, lattice.grid, w, b, r)
+        cell = h_x * (1.0 if tied else h_y)
+        parameters = of_lattice({"w": math.sqrt(cell) * w, "b": math.sqrt(h_x * h_y) * b, "r": r}, lift)
+        i, j, size = 0, 2, 0.0
+        for m in range(2):
+            for y in range(3):
+                size += h_x * h_y * (b[m, y, i] ** 2 + b[m, y, j] ** 2)
+            for row, u, column in np.ndindex(3, 3, 3):
+                if {row, column} & {i, j}:
+                    for y in range(1 if tied else 3):
+                        size += cell * (w[m, row, u, column] if tied else w[m, y, row, u, column]) ** 2
+        size += np.sum(r[:, [i, j]] ** 2) + np.sum(lift[[i, j]] ** 2)
+        expected = lattice_manifold(lattice, "equal", (i, j)).distance(parameters) / math.sqrt(size)
+        assert sets.channel_distances(fields, lift, "equal")[i, j] == pytest.approx(expected, rel=1e-12)
+
+
+def test_distances_of_fields_do_not_depend_on_their_grid():
+    """Fields that are constant in x and y, on 2 × 3 and on 6 × 12 points."""
+    lattice = Lattice(2, 3, 4, Taps(3, True), outputs=2, readout_modes=1, padding="circular")
+    rng = np.random.default_rng(0)
+    w, b, r, lift = (rng.standard_normal(shape) for shape in ((4, 3, 4), 4, (2, 4, 1), (4, 1)))
+    found = []
+    for grid in (Grid(2, 3), Grid(6, 12)):
+        state = FieldState(lattice, grid, np.tile(w, (grid.n_x, 1, 1, 1)), np.tile(b, (grid.n_x, grid.n_y, 1)), r)
+        found.append(sets.channel_distances(state, lift, "equal"))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+
+
+def test_distances_of_proportional_channels_off_the_manifold():
+    """The factor by trying many; then the distance to the manifold with that factor, in unit cells."""
+    lattice = Lattice(
+        2, 3, 3, Taps(3, True), outputs=2, readout_modes=1, padding="circular", activation="relu",
+        length_x=2.0, length_y=3.0,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    state = LatticeState(*(rng.standard_normal(shape) for shape in ((2, 3, 3, 3), (2, 3, 3), (2, 3, 1))))
+    lift = rng.standard_normal((3, 1))
+    parts = of_lattice({"w": state.w, "b": state.b, "r": state.r}, lift)
+    for row, factor in ((0, 3.0), (1, 0.4)):  # channels near multiples of channel 2, larger and smaller
+        for values, axis in ((state.w, 1), (state.w, 3), (state.b, 2), (state.r, 1), (lift, 0)):
+            moved = np.moveaxis(values, axis, 0)
+            moved[row] = 0.3 * moved[row] + factor * moved[2]
+    found = sets.channel_distances(to_field(lattice, state), lift, "proportional")
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        rows, sizes = [], []
+        for k in (i, j):
+            column = np.array(state.w[..., k])
+            column[:, k] = 0.0  # the weight k, k counts once
+            rows.append(
+                np.concatenate([x.ravel() for x in (state.w[:, k], column, state.b[..., k], state.r[:, k], lift[k])])
+            )
+            sizes.append(rows[-1] @ rows[-1])
+        size = sum(sizes) - np.sum(state.w[:, i, :, j] ** 2) - np.sum(state.w[:, j, :, i] ** 2)
+        assert rows[0] @ rows[1] > 0
+        tries = np.tan(np.linspace(1e-3, math.pi / 2 - 1e-3, 20_001))
+        off = [sizes[0] - 2 * c * (rows[0] @ rows[1]) + c * c * sizes[1] for c in tries] / (1 + tries**2)
+        c = float(tries[np.argmin(off)])
+        manifold = lattice_manifold(lattice, "proportional", (i, j), None, (c, 1.0))
+        assert c > 1.2 or c < 0.8
+        assert found[i, j] == pytest.approx(manifold.distance(parts) / math.sqrt(size), rel=1e-3)
+        assert found[j, i] == found[i, j] > 0.02
+
+
 def test_proportional_channels_are_found():
     lattice = lattice_of(activation="relu")
     manifold = lattice_manifold(lattice, "proportional", (2, 5), None, (1.0, 2.0))
@@ -611,24 +699,39 @@ def test_fields_that_do_not_depend_on_y_stay_so(tmp_path, tied):
     ]
     for run in runs:
         with run:
-            found = sets.observe(run).values()
+            observed = sets.observe(run)
+            assert observed.summary["invariant_in_y"] is True and "nothing keeps it" not in observed.told[-1]
+            found = observed.values()
             assert found["manifolds_translation"].max() < 1e-14
             assert found["manifolds_translation_z"].max() < 1e-13
             assert np.abs(run.fields(-1).w - start.w).max() > 1e-2
 
 
-@pytest.mark.parametrize("breaking", ["modes", "padding", "wave"])
+WHY = {
+    "modes": "the readout starts with more modes than its first",
+    "padding": "zeros padding has edges",
+    "wave": "b depends on y at the first snapshot",
+    "weights": "w depends on y at the first snapshot",
+}
+
+
+@pytest.mark.parametrize("breaking", list(WHY))
 def test_what_breaks_it(tmp_path, breaking):
     data, lattice, training, start = uniform_problem(
-        modes=4 if breaking == "modes" else 1, padding="zeros" if breaking == "padding" else "circular"
+        modes=4 if breaking == "modes" else 1,
+        padding="zeros" if breaking == "padding" else "circular",
+        tied=breaking != "weights",
     )
+    if breaking == "weights":
+        wave = 1e-2 * np.cos(2 * np.pi * lattice.grid.y)
+        start = dataclasses.replace(start, w=start.w * (1 + wave[:, None, None, None]))
     if breaking == "wave":
         start = dataclasses.replace(start, b=start.b + 1e-3 * np.cos(2 * np.pi * lattice.grid.y)[:, None])
     with simulate(start, Boundary.draw(data, lattice, training), out=tmp_path / "field.h5") as run:
         observed = sets.observe(run)
         assert observed.values()["manifolds_translation_z"][-1] > 1e-4
-        if breaking == "padding":
-            assert observed.told[-1].endswith("nothing keeps it, since zeros padding has edges")
+        assert observed.summary["invariant_in_y"] is False
+        assert observed.told[-1].endswith(f"nothing keeps it, since {WHY[breaking]}")
 
 
 def test_translation_distance_by_loops():
@@ -694,5 +797,5 @@ def test_one_channel_has_no_pairs(run_of):
         observed = sets.observe(run)
         assert set(observed.arrays) == {"manifolds_translation", "manifolds_translation_z"}
         assert "one channel: there are no pairs that could be equal" in observed.told
-        with pytest.raises(InputError, match=r"^manifolds: the network has one channel, so it has no pairs; use"):
+        with pytest.raises(InputError, match=r"^the network has one channel, so it has no pairs; use"):
             recorded(run, sets.Steps)

@@ -122,6 +122,20 @@ def test_counts_are_those_of_the_table_and_of_the_laws_that_were_followed(finish
     assert all(row["parameters"] - row["ranks"][-1] == row["laws"] for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "title"),
+    [
+        ((), "convolutional relu network"),
+        (("lattice.activation=tanh",), "convolutional tanh network, its readout"),
+        (("lattice.activation=identity", "training.rates={w=0.05, b=0.02, r=0.0}"), "convolutional identity network"),
+    ],
+)
+def test_titles_name_the_network_that_was_trained(folder, overrides, title):
+    config = parsed(folder, *overrides)
+    assert "λ_max" in check(config)
+    assert conservation._titles(config) == {"convolutional": title, "dense": "dense relu network"}
+
+
 def test_counts_do_not_depend_on_the_seed():
     rows = count(7)
     assert [row["laws"] for row in rows] == [row["expected"] for row in rows]
@@ -182,6 +196,8 @@ def test_the_description_says_what_was_found(finished):
         (("conservation.momentum=1.0",), "between 0 and 1"),
         (("conservation.factors=[0.1, 0.2]",), "three or more"),
         (("conservation.factor_steps=1000",), "at most training.steps"),
+        (("conservation.hidden=[1, 1]",), "conservation.hidden: needs a layer of two units"),
+        (("conservation.weight_decay=20.0",), "conservation.weight_decay: needs"),
         (("lattice.depth=[3, 6]",), "needs one size"),
     ],
 )  # fmt: skip
@@ -197,12 +213,15 @@ def test_settings_without_meaning_are_refused_in_one_line(folder, overrides, mes
         (("lattice.scaling=residual",), "adds a skip to every layer"),
         (("lattice.activation=tanh", "training.rates={w=0.1, b=0.1, r=0.0}"), "activation tanh and a fixed readout"),
         (("training.rates={w=0.0, b=0.1, r=1.0}",), "rates.w = 0"),
+        (("training.rates={w=0.05, b=0.02, r=0.0}",), "training.rates.r: 0 leaves"),
+        (("conservation.rate=1e9", "conservation.weight_decay=1e-12"), "conservation.rate = 1e+09: the loss"),
     ],
 )
 def test_networks_that_conserve_nothing_are_refused_before_anything_is_written(folder, overrides, message):
     config = parsed(folder, *overrides)
-    with pytest.raises(InputError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         check(config)
+    assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=re.escape(message)):
         run_study(config, folder / "never", workers=1, say=silent)
     assert not (folder / "never").exists()

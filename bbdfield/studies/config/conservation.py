@@ -60,5 +60,13 @@ def _impossible(config: ConservationConfig) -> Iterator[str]:
         yield f'training.precision: needs "float64", to whose rounding laws are followed (got "{training.precision}")'
     if len(keys.factors) < 3:
         yield f"conservation.factors: needs three or more, to which a slope is fitted (got {list(keys.factors)})"
+    if max(keys.hidden) < 2:
+        got = list(keys.hidden)
+        yield f"conservation.hidden: needs a layer of two units or more, whose charges momentum keeps (got {got})"
+    if keys.rate * keys.weight_decay >= 1:
+        yield (
+            "conservation.weight_decay: needs conservation.rate * weight_decay < 1, or a step turns all weights round"
+            f" (got {keys.rate:g} * {keys.weight_decay:g})"
+        )
     if keys.factor_steps > training.steps:
         yield f"conservation.factor_steps: needs at most training.steps, {training.steps} (got {keys.factor_steps})"
