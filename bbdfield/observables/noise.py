@@ -10,8 +10,14 @@ exactly: a minibatch of all samples has no noise, and a full epoch of minibatche
 The first is the usual C/B times (n − B)/(n − 1) if C = S (n − 1)/n is the covariance over the n samples. With
 replacement Cov(G) = C/B, and different minibatches are independent.
 
-S is unbiased from any m of the n samples, drawn without looking. Its trace and its eigenvalues follow from the m × m
-Gram matrix of gradients, so that the number of parameters does not matter.
+The S of any m of the n samples, drawn without looking, is an unbiased estimate of it. Its trace and its eigenvalues
+follow from the m × m Gram matrix of gradients, so that the number of parameters does not matter. tr S² of the m samples
+is not unbiased; with averages over different samples i, j, k, l
+
+    a = ⟨((g_i − g_j)·(g_k − g_l))²⟩,     b = ⟨((g_i − g_j)·(g_i − g_k))²⟩,     c = ⟨|g_i − g_j|⁴⟩
+    tr S² = [(n−2)(n−3) a + 4 (n−2) b + 2 c] / (4 n (n−1))
+
+for any number of samples, and the averages over m of n samples are unbiased for those over all n.
 """
 
 from __future__ import annotations
@@ -32,9 +38,10 @@ Array = npt.NDArray[np.float64]
 class GradientNoise:
     """What the Gram matrix of m samples' gradients says of S.
 
-    trace : tr S, unbiased.   trace_of_square : tr S², unbiased for independent samples.   parameters : how many, d.
+    trace : tr S, unbiased.   trace_of_square : tr S², unbiased.   parameters : how many, d.
     eigenvalues : of the covariance of these m samples, at most m − 1 of them, largest first. With fewer samples than
     directions the leading ones are too large and the others missing, while both traces are right on average.
+    population : n, of which the m samples were drawn without replacement; None for independent samples.
     """
 
     trace: float
@@ -42,11 +49,18 @@ class GradientNoise:
     eigenvalues: Array
     samples: int
     parameters: int
+    population: int | None = None
 
     @property
     def effective_rank(self) -> float:
-        """(tr S)²/tr S²: d for isotropic noise, 1 for noise in one direction; NaN without noise."""
-        return self.trace**2 / self.trace_of_square if self.trace_of_square > 0 else float("nan")
+        """(tr S)²/tr S²: d for isotropic noise, 1 for noise in one direction; NaN without noise.
+
+        At most d and n − 1, whatever the estimates of the traces say. Their ratio is not unbiased, but exact for m = n.
+        """
+        if not self.trace_of_square > 0:
+            return float("nan")
+        most = self.parameters if self.population is None else min(self.parameters, self.population - 1)
+        return min(self.trace**2 / self.trace_of_square, float(most))
 
 
 def sampling_factor(batch: int, count: int, *, replacement: bool = False) -> float:
@@ -81,9 +95,9 @@ def covariance(gradients: Array) -> Array:
     return result
 
 
-def noise_of(gradients: Array) -> GradientNoise:
-    """The noise of gradients (m, P) by their Gram matrix."""
-    return noise_of_gram(gradients @ gradients.T, gradients.shape[1])
+def noise_of(gradients: Array, population: int | None = None) -> GradientNoise:
+    """The noise of gradients (m, P) by their Gram matrix; see `noise_of_gram`."""
+    return noise_of_gram(gradients @ gradients.T, gradients.shape[1], population)
 
 
 def gram(parts: Iterable[tuple[str, Array]], rates: dict[str, float]) -> tuple[Array, int]:
@@ -105,29 +119,46 @@ def gram(parts: Iterable[tuple[str, Array]], rates: dict[str, float]) -> tuple[A
     return np.asarray(total), parameters
 
 
-def noise_of_gram(products: Array, parameters: int) -> GradientNoise:
+def noise_of_gram(products: Array, parameters: int, population: int | None = None) -> GradientNoise:
     """The noise behind m gradients, from their products g_s·g_s' (m, m), not centred.
 
-    The unbiased tr S² is that of Himeno and Yamada, J. Multivariate Anal. 130 (2014) 27: with Ŝ the covariance of the
-    m samples and Q = Σ_s |g_s − ḡ|⁴/(m − 1),
+    With K the centred products, q = Σ_s K_ss², the averages a, b, c of the module's formula for tr S² are
 
-        (m−1)/(m(m−2)(m−3)) · [(m−1)(m−2) tr Ŝ² + (tr Ŝ)² − m Q]
+        m(m−1) c = 2m q + 2 (tr K)² + 4 |K|²,        m(m−1)(m−2) b = m² q + 3m |K|² − m(m−1) c
+
+    and a such that the formula with m in the place of n gives tr S² of the m samples, |K|²/(m−1)². For n → ∞ the
+    estimate is a/4, that of Himeno and Yamada, J. Multivariate Anal. 130 (2014) 27.
+
+    Parameters
+    ----------
+    population : n, of which the m samples were drawn without replacement: tr S² is that of all n, exactly for m = n.
+        None: independent samples, of a distribution with covariance S.
 
     Raises
     ------
     InputError
-        for fewer than four samples.
+        for fewer than four samples, or more than the population.
     """
     m = len(products)
     _check_samples(m, 4)
+    if population is not None and m > population:
+        raise InputError(f"gradient noise: has {m} samples, more than the {population} they are drawn from")
     row = products.mean(axis=0)
     centred = products - row - row[:, None] + row.mean()
     values = np.linalg.eigvalsh((centred + centred.T) / 2)[::-1][: m - 1] / (m - 1)
     trace = float(np.trace(centred)) / (m - 1)
-    square = float(np.sum(centred**2)) / (m - 1) ** 2
-    fourth = float(np.sum(np.diag(centred) ** 2)) / (m - 1)
-    unbiased = (m - 1) / (m * (m - 2) * (m - 3)) * ((m - 1) * (m - 2) * square + trace**2 - m * fourth)
-    return GradientNoise(trace, unbiased, np.maximum(values, 0.0), m, parameters)
+    square, fourth = float(np.sum(centred**2)), float(np.sum(np.diag(centred) ** 2))
+    same = (2 * m * fourth + 2 * (trace * (m - 1)) ** 2 + 4 * square) / (m * (m - 1))
+    shared = (m**2 * fourth + 3 * m * square - m * (m - 1) * same) / (m * (m - 1) * (m - 2))
+    apart = (4 * m * square / (m - 1) - 4 * (m - 2) * shared - 2 * same) / ((m - 2) * (m - 3))
+    n = population
+    if n is None:
+        unbiased = apart / 4
+    elif n == m:
+        unbiased = square / (m - 1) ** 2
+    else:
+        unbiased = ((n - 2) * (n - 3) * apart + 4 * (n - 2) * shared + 2 * same) / (4 * n * (n - 1))
+    return GradientNoise(trace, unbiased, np.maximum(values, 0.0), m, parameters, population)
 
 
 def _check_samples(count: int, least: int) -> None:

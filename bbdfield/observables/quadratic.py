@@ -21,6 +21,7 @@ import numpy.typing as npt
 from scipy.linalg import solve_discrete_lyapunov
 
 from bbdfield.errors import InputError
+from bbdfield.observables.noise import sampling_factor
 
 Array = npt.NDArray[np.float64]
 
@@ -42,9 +43,10 @@ def position_variance(curvature: float, noise: float, rate: float, momentum: flo
     Raises
     ------
     InputError
-        where there is no stationary state.
+        where there is no stationary state, or for a negative variance.
     """
     check_stable(curvature, rate, momentum)
+    _check_variance("noise", noise)
     above = rate * noise * (1 + momentum)
     return above / (curvature * (1 - momentum) * (2 * (1 + momentum) - rate * curvature))
 
@@ -68,8 +70,15 @@ def epoch_variance(curvature: float, spread: float, rate: float, batch: int, cou
     Parameters
     ----------
     spread : S, the variance of the samples' gradients (with n − 1).
+
+    Raises
+    ------
+    InputError
+        where there is no stationary state, for a negative variance, or an impossible minibatch.
     """
     check_stable(curvature, rate)
+    _check_variance("spread", spread)
+    sampling_factor(batch, count)
     rho, per_epoch = 1 - rate * curvature, count // batch
     own, shared = spread / batch, -spread / count
     steps = np.arange(1, per_epoch + 1)
@@ -78,6 +87,11 @@ def epoch_variance(curvature: float, spread: float, rate: float, batch: int, cou
     decay = rho ** (2.0 * steps)
     start = made[-1] / (1 - decay[-1])
     return float(np.mean(decay * start + made))
+
+
+def _check_variance(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise InputError(f"{name} = {value:g}: is a variance, so it needs a finite number >= 0")
 
 
 def _check_matrices(hessian: Array, noise: Array) -> tuple[Array, Array]:

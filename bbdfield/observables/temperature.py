@@ -19,7 +19,8 @@ where v is a step's change of u, and ∇ℓ_B the gradient on its own minibatch.
 
     Σ (u·∇ℓ_B − (1+μ)/(2η) |v|²) = −[(1−μ)/2 Δ|u|² + μ Δ(u·v)]/η
 
-exactly, for whatever samples, so that their ratio is 1 just when |u|² has stopped to drift. Both are per step.
+exactly, for whatever samples, so that their ratio is 1 just when the bracket has stopped to drift, which is |u|²/2
+without momentum. Both are per step.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import FieldSystem
@@ -82,18 +84,27 @@ def running_ratio(dissipation: Array, fluctuation: Array, window: int) -> Array:
 class Balance:
     """What a run says of its stationarity.
 
-    ratio : dissipation over fluctuation, sums over the second half of the steps.   error : its standard error, from
-    the scatter of blocks.   since : the first step from which on every later beginning, up to the middle of the run,
-    leaves a ratio within the tolerance; None if that of the second half is not.
+    ratio : dissipation over fluctuation, sums over the second half of the steps.   error : its standard error if all
+    but a steady drift is stationary, see `balance_of`.   state : "balanced", "drifting" or "cannot be told".   since :
+    of a balanced run, the first step from which on every later beginning, up to the middle of the run, leaves a ratio
+    within the tolerance; else None.
     """
 
     ratio: float
     error: float
+    state: str
     since: int | None
 
 
 def balance_of(dissipation: Array, fluctuation: Array, tolerance: float = TOLERANCE) -> Balance:
     """Whether, and since when, a run is balanced.
+
+    Dissipation − fluctuation is minus the change of X = [(1−μ)/2 |u|² + μ u·v]/η, so that its values are
+    anticorrelated, and the sum over a stretch is the difference of two X. With σ² the variance of X at the ends of
+    BLOCKS blocks about a straight line, the error of the ratio is √2 σ / Σ fluctuation.
+
+    Drifting: 1 is outside the 95 % interval of Student's t. Balanced: it is inside, and the whole interval within the
+    tolerance of 1. Blocks shorter than the memory of X make the error too small.
 
     Raises
     ------
@@ -107,13 +118,21 @@ def balance_of(dissipation: Array, fluctuation: Array, tolerance: float = TOLERA
     with np.errstate(invalid="ignore", divide="ignore"):
         rest = np.cumsum(dissipation[::-1])[::-1] / np.cumsum(fluctuation[::-1])[::-1]  # from each step to the end
     ratio = float(rest[half])
-    above, below = (
-        np.array([np.mean(b) for b in np.array_split(v[half:], BLOCKS)]) for v in (dissipation, fluctuation)
-    )
-    error = float(np.std(above - ratio * below, ddof=1) / math.sqrt(BLOCKS) / np.mean(below))
+    ends = np.linspace(0, steps - half, BLOCKS + 1).round().astype(int)
+    x = np.concatenate([[0.0], np.cumsum((fluctuation - dissipation)[half:])])[ends]
+    off_line = x - np.polyval(np.polyfit(ends, x, 1), ends)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = float(math.sqrt(2 * np.sum(off_line**2) / (len(ends) - 2)) / np.sum(fluctuation[half:]))
+    reach = float(student.ppf(0.975, len(ends) - 2)) * error
+    state = "cannot be told"
+    # a ratio of exactly 1 has no drift, whatever rounding makes of the error
+    if abs(ratio - 1) > reach + 1e-9:
+        state = "drifting"
+    elif abs(ratio - 1) + reach <= tolerance:
+        state = "balanced"
     off = np.flatnonzero(~(np.abs(rest[: half + 1] - 1) <= tolerance))
-    since = None if off.size and off[-1] == half else int(off[-1]) + 1 if off.size else 0
-    return Balance(ratio, error, since)
+    since = (int(off[-1]) + 1 if off.size else 0) if state == "balanced" else None
+    return Balance(ratio, error, state, since)
 
 
 @dataclass(frozen=True)
@@ -184,6 +203,15 @@ class Descent:
         factor = tau / 2 * (1 + self.momentum) / root
         return theta + tau / 2 * root * before[dot], factor * before[dot], factor * after[dot]
 
+    def size(self, state: Mapping[str, Any]) -> float:
+        """|u|²."""
+        return float(
+            sum(
+                scale * np.sum((np.asarray(state[group], float) - (self.origin if group == "w" else 0.0)) ** 2)
+                for group, scale in self.scales.items()
+            )
+        )
+
     def balance(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[float, float]:
         """(u·∇ℓ_B, (1+μ)/(2η) |v|²) of one step."""
         total = np.zeros(2)
@@ -228,7 +256,7 @@ def noise_of_lattice(
     eta = learning_rates(lattice, 1.0, boundary.training.rates)
     parameters = tuple(np.asarray(state[name], float) for name in GROUPS)
     parts = per_sample_gradients(lattice, boundary, parameters, index)  # type: ignore[arg-type]
-    return noise_of_gram(*gram(parts, {"w": eta.w, "b": eta.b, "r": eta.r}))
+    return noise_of_gram(*gram(parts, {"w": eta.w, "b": eta.b, "r": eta.r}), len(boundary.dataset.x))
 
 
 def noise_of_field(system: FieldSystem, index: npt.NDArray[np.int64]) -> GradientNoise:
@@ -245,7 +273,8 @@ def noise_of_field(system: FieldSystem, index: npt.NDArray[np.int64]) -> Gradien
         _, gradients = system.gradient(system.u, boundary.input(one, grid.n_y), boundary.targets[one])
         for group, gradient in zip(GROUPS, gradients, strict=True):
             rows[group].append(np.array(system.backend.to_numpy(gradient), float).ravel())
-    return noise_of_gram(*gram(((group, np.array(rows[group])) for group in GROUPS), weights))
+    products, parameters = gram(((group, np.array(rows[group])) for group in GROUPS), weights)
+    return noise_of_gram(products, parameters, len(boundary.dataset.x))
 
 
 def _noises(run: Run, index: npt.NDArray[np.int64]) -> Iterator[GradientNoise]:
@@ -305,6 +334,11 @@ def observe(run: Run, progress: Progress | None = None) -> Observed:
         "temperature_eigenvalues": (("t", "temperature_mode"), modes),
     }
     since = None if found.since is None else float(found.since * run.training.step)
+    sizes = [
+        descent.size({name: run.trajectory.fields[name][i] for name in GROUPS})
+        for i in (int(np.flatnonzero(np.asarray(run.steps) <= done // 2)[-1]), len(run.steps) - 1)
+    ]
+    change = (sizes[1] - sizes[0]) / sizes[0] if sizes[0] > 0 else None
     summary: dict[str, Any] = {
         "temperature_start": float(temperature[0]),
         "temperature_end": float(temperature[-1]),
@@ -314,14 +348,18 @@ def observe(run: Run, progress: Progress | None = None) -> Observed:
         "leading_share_end": float(modes[-1][0] / noises[-1].trace) if noises[-1].trace > 0 else None,
         "ratio": found.ratio,
         "ratio_error": found.error,
+        "balance": found.state,
+        "size_change": change,
         "balanced_since": since,
         "window": window,
     }
-    verdict = (
-        f"not in balance within {TOLERANCE:.0%}: |u|² still {'shrinks' if found.ratio > 1 else 'grows'}"
-        if since is None
-        else f"in balance within {TOLERANCE:.0%} since t = {since:g}"
-    )
+    verdict = "whether it is in balance cannot be told from so few steps"
+    if since is not None:
+        verdict = f"in balance within {TOLERANCE:.0%} since t = {since:g}"
+    elif found.state == "drifting":
+        verdict = "not in balance"
+        if change:
+            verdict += f"; |u|² {'grew' if change > 0 else 'shrank'} by {abs(change):.2g} of itself"
     told = [
         f"T_eff from {temperature[0]:.3g} to {temperature[-1]:.3g} per degree of freedom ({noises[0].parameters} of"
         f" them, noise from {len(index)} samples)",

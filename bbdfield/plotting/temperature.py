@@ -63,18 +63,24 @@ def figure_gap(
 def _message(found: Mapping[str, Any]) -> str:
     """Title: what equal time and equal loss say."""
     one, level = found["compared"]["gap"], found["compared"]["gap_at_level"]
-    if one["rank_correlation"] is None or one["explained"] is None:
+    if one["explained"] is None:
         return "Too few networks were left to compare"
-    lines = f"After equal time rate/batch explains {style.fraction(max(one['explained'], 0.0))} of the gap's variance"
+    explained, chance = (style.fraction(max(one[key], 0.0)) for key in ("explained", "explained_by_chance"))
+    lines = f"After equal time rate/batch explains {explained} of the gap's variance (chance: {chance}"
     if one["p_value"] is not None:
-        lines += " (seeds do not explain the rest)" if one["p_value"] < 0.05 else " (seeds explain the rest)"
-    if level["interval"] is None or level["rank_correlation"] is None:
-        return lines
-    low, high = level["interval"]
-    if low <= 0 <= high:
-        return lines + ";\nat equal training loss no trend of the gap with rate/batch is seen"
-    same = (level["rank_correlation"] > 0) == (one["rank_correlation"] > 0)
-    return lines + f";\nat equal training loss the trend is {'the same' if same else 'the opposite one'}"
+        lines += f"; seeds {'do not' if one['p_value'] < 0.05 else 'may'} explain the rest"
+    told = {1: "the gap grows with rate/batch", -1: "the gap falls with rate/batch"}
+    told[0] = "no trend of the gap with rate/batch is seen"
+    at_level, at_end = _sign(level["change_interval"]), _sign(one["change_interval"])
+    if at_level is None:
+        return lines + ")"
+    also = " too" if at_level == at_end else ""
+    return lines + f");\nat equal training loss {told[at_level]}{also}"
+
+
+def _sign(interval: Sequence[float] | None) -> int | None:
+    """Of what an interval is about: 1, −1, or 0 if it contains 0; None without one."""
+    return None if interval is None else int(interval[0] > 0) - int(interval[1] < 0)
 
 
 def _with_errors(
@@ -156,10 +162,13 @@ def figure_curves(
     right.set_ylabel("gap: test loss − training loss")
     right.invert_xaxis()
     right.set_title("dots: end of training")
-    slower, follows = found["compared"]["train_loss"]["interval"], found["gap_with_train_loss"]
-    told = "Training loss falls alike at all temperatures"
-    if slower is not None and not slower[0] <= 0 <= slower[1]:
-        told = f"Hot networks learn {'more slowly' if slower[0] > 0 else 'faster'}"
+    slower, follows = _sign(found["compared"]["train_loss"]["change_interval"]), found["gap_with_train_loss"]
+    told = {
+        1: "Training loss at the end grows with rate/batch",
+        -1: "Training loss at the end falls with rate/batch",
+        0: "No trend of the training loss at the end with rate/batch is seen",
+        None: "Training loss and gap along all runs",
+    }[slower]
     if follows is not None:
         told += f"; rank correlation of the gap with training loss {follows:.2f}".replace("-", "−")
     figure.suptitle(told)
@@ -210,20 +219,28 @@ def figure_balance(
     right.legend()
     span, slope = found["balance"], found["slope_of_temperature"]
     if slope is not None:
-        right.set_title(f"slope {slope:.2f}: the spread of gradients is not the same in all")
+        right.set_title(_power(slope, found["slope_of_temperature_interval"]))
     if span is None:
         told = "No network was left whose balance could be measured"
     elif span[2] < 0.9:
-        told = f"No run is stationary: dissipation is at most {span[2]:.2f} of fluctuation, so norms still grow"
+        told = f"Norms still grow in all runs: dissipation is at most {span[2]:.2f} of fluctuation"
     else:
         told = f"Dissipation over fluctuation from {span[0]:.2f} to {span[2]:.2f}: 1 is stationary"
     figure.suptitle(told)
     return figure
 
 
+def _power(slope: float, interval: Sequence[float] | None) -> str:
+    told = f"slope {slope:.2f}"
+    if interval is not None:
+        low, high = interval
+        told += f" [{low:.2f}, {high:.2f}]: {'proportional within errors' if low <= 1 <= high else 'not proportional'}"
+    return told.replace("-", "−")
+
+
 @style.styled
-def figure_forms(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """One-dimensional chains against their closed form; rows as in the study's scores."""
+def figure_forms(rows: Sequence[Mapping[str, float]], agreement: Mapping[str, float]) -> Figure:
+    """One-dimensional chains against their closed form; rows and their agreement as in the study's scores."""
     figure = style.new_figure(11.0, 4.4)
     left, right = figure.subplots(1, 2)
     momenta = sorted({row["momentum"] for row in rows})
@@ -248,13 +265,15 @@ def figure_forms(rows: Sequence[Mapping[str, float]]) -> Figure:
     right.set_xscale("log")
     right.set_xlabel("rate × curvature $\\eta h$")
     right.set_ylabel("simulation − theory, standard errors")
-    worst = max(max(abs(row["deviation"]), abs(row["balance_deviation"])) for row in rows)
+    worst, limit = agreement["largest"], agreement["limit"]
     right.set_ylim(-max(3.0, 1.1 * worst), max(3.0, 1.1 * worst))
     right.set_title(
         "filled: variance;  open: $\\langle\\theta\\nabla\\ell\\rangle - (1+\\mu)\\langle v^2\\rangle/2\\eta$"
     )
     figure.suptitle(
-        f"Chains follow the closed forms: the largest of {2 * len(rows)} deviations is {worst:.1f} standard errors"
+        f"Chains {'follow' if worst <= limit else 'do not follow'} the closed forms: {agreement['within_two']} of"
+        f" {agreement['comparisons']} deviations are within 2 standard errors, the largest is {worst:.1f}"
+        f" (limit for all together {limit:.1f})"
     )
     return figure
 
@@ -295,7 +314,9 @@ def figure_observed(
     other.spines["right"].set_visible(True)
     other.set_ylabel("effective rank of the noise", color=style.GREY)
     since = summary["balanced_since"]
-    told = "not in balance" if since is None else f"in balance since t = {since:.3g}"
+    told = "not in balance" if summary["balance"] == "drifting" else "balance cannot be told"
+    if since is not None:
+        told = f"in balance since t = {since:.3g}"
     ratio = f"{summary['ratio']:.2g} ± {summary['ratio_error']:.1g}".replace("-", "−")
     figure.suptitle(f"{style.literal(name)}: dissipation/fluctuation {ratio}, {told}")
     return figure

@@ -1,7 +1,8 @@
 """Does one number decide? Points of a grid, each with several seeds, against one ratio of their two coordinates.
 
 If a quantity depends on the ratio alone, points of equal ratio coincide up to seeds, and points of a group are
-exchangeable within each seed.
+exchangeable within each seed. Whether it has a trend is decided by the slopes of the seeds, which are independent, with
+Student's t. Rank correlations are attenuated by noise, and drawing seeds again gives their scatter only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
+from scipy.stats import t as student
 
 Array = npt.NDArray[np.float64]
 
@@ -20,12 +22,16 @@ Array = npt.NDArray[np.float64]
 STREAM_BOOTSTRAP, STREAM_PERMUTATIONS = 41, 42
 BOOTSTRAPS, PERMUTATIONS = 1000, 4000
 NUMBERS = (
+    "mean",
+    "change",
+    "change_interval",
     "rank_correlation",
-    "interval",
+    "bootstrap_range",
     "given_train_loss",
-    "given_train_loss_interval",
+    "given_train_loss_range",
     "with_temperature",
     "explained",
+    "explained_by_chance",
     "spread",
     "seed_error",
     "p_value",
@@ -57,6 +63,22 @@ def partial_rank_correlation(a: Array, b: Array, given: Array) -> float:
     """Of a and b at equal `given`."""
     pairs = ((a, b), (a, given), (b, given))
     return float(partial(*(np.array([rank_correlation(*pair)]) for pair in pairs))[0])
+
+
+def student_interval(values: Array) -> list[float] | None:
+    """95 % for the mean of independent values; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    reach = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return [float(np.mean(values)) - reach, float(np.mean(values)) + reach]
+
+
+def slopes(values: Array, ratio: Array) -> Array:
+    """Slope of every seed's values (points, seeds) against log ratio, by least squares; NaN for one ratio only."""
+    x = np.log(ratio) - np.log(ratio).mean()
+    below = float(x @ x)
+    result: Array = x @ values / below if np.ptp(np.log(ratio)) > 1e-9 else np.full(values.shape[1], np.nan)
+    return result
 
 
 def groups_of(ratio: Array) -> list[npt.NDArray[np.int64]]:
@@ -100,11 +122,15 @@ def exchangeable(values: Array, groups: Sequence[npt.NDArray[np.int64]], rng: np
 def compare(values: Array, ratio: Array, batches: Array, train: Array, temperature: Array, seed: int) -> dict[str, Any]:
     """What one quantity (points, seeds) says of rate/batch (points,), over the points where all seeds have it.
 
-    points : how many.   rank_correlation, interval : of means over seeds with rate/batch, and 95 % by resampling seeds.
-    given_train_loss : the partial one, given the training loss at the end.   with_temperature : rank correlation with
-    the measured T_eff instead.   explained : share of the variance over points that their rate/batch explains.
-    spread : standard deviation among points of equal rate/batch.   seed_error : standard error of a point.   p_value :
-    see `exchangeable`.   with_batch : rank correlation of the deviations among such points with those of log batch.
+    points : how many.   mean : over all.   change, change_interval : slope against log rate/batch, times the range of
+    the latter, mean over seeds and 95 % by Student's t.   rank_correlation, bootstrap_range : of means over seeds with
+    rate/batch, and the middle 95 % of what seeds drawn again give, which is no confidence interval.
+    given_train_loss, given_train_loss_range : the partial one, given the training loss at the end.
+    with_temperature : rank correlation with the measured T_eff instead.   explained : share of the variance over
+    points that their rate/batch explains, where several points share one.   explained_by_chance : what it is on
+    average if only chance counts, (groups − 1)/(points − 1).   spread : standard deviation among points of equal
+    rate/batch.   seed_error : standard error of a point.   p_value : see `exchangeable`.   with_batch : rank
+    correlation of the deviations among such points with those of log batch.
 
     Numbers that fewer than three points do not give are None.
     """
@@ -124,22 +150,27 @@ def compare(values: Array, ratio: Array, batches: Array, train: Array, temperatu
         each[:, draws].mean(axis=-1).T for each in (values, train, np.broadcast_to(ratio[:, None], values.shape))
     )
 
-    def interval(found: Array) -> list[float] | None:
+    def middle(found: Array) -> list[float] | None:
         found = found[np.isfinite(found)]
         return [float(q) for q in np.quantile(found, (0.025, 0.975))] if found.size else None
 
     scatter = float(np.sum((means - means.mean()) ** 2))
     error = float(np.sqrt(np.mean(values.var(axis=1, ddof=1) / seeds))) if seeds > 1 else math.nan
+    changes = slopes(values, ratio) * np.ptp(np.log(ratio))
     return {
         "points": points,
+        "mean": plain(float(np.mean(values))),
+        "change": plain(float(np.mean(changes))),
+        "change_interval": student_interval(changes) if np.isfinite(changes).all() else None,
         "rank_correlation": plain(rank_correlation(means, ratio)),
-        "interval": interval(correlations(drawn, same)),
+        "bootstrap_range": middle(correlations(drawn, same)),
         "given_train_loss": plain(partial_rank_correlation(means, ratio, losses)),
-        "given_train_loss_interval": interval(
+        "given_train_loss_range": middle(
             partial(correlations(drawn, same), correlations(drawn, lost), correlations(same, lost))
         ),
         "with_temperature": plain(rank_correlation(means, temperature.mean(axis=1))),
-        "explained": plain(1 - float(np.sum(off**2)) / scatter) if scatter > 0 else None,
+        "explained": plain(1 - float(np.sum(off**2)) / scatter) if scatter > 0 and several else None,
+        "explained_by_chance": (len(groups) - 1) / (points - 1) if several else None,
         "spread": plain(_spread(off[inside], several)),
         "seed_error": plain(error),
         "p_value": plain(exchangeable(values, groups, np.random.default_rng([seed, STREAM_PERMUTATIONS]))),

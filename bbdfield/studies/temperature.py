@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import norm
 from threadpoolctl import threadpool_limits
 
 from bbdfield.datasets import Dataset
@@ -41,7 +42,7 @@ from bbdfield.observables import quadratic
 from bbdfield.observables.noise import GradientNoise
 from bbdfield.observables.temperature import Descent, chosen_samples, noise_of_lattice
 from bbdfield.storage.sidecar import Sidecar, finished_sidecar, read_sidecar, write_sidecar
-from bbdfield.studies.collapse import compare, plain, rank_correlation, statistics
+from bbdfield.studies.collapse import compare, plain, rank_correlation, slopes, statistics, student_interval
 from bbdfield.studies.config import TemperatureConfig
 from bbdfield.studies.describe import Description, Table, decimal, network, number
 from bbdfield.studies.kinds import Session
@@ -59,6 +60,8 @@ STREAM_CHAINS = 40
 NOISE_TIMES = 6
 #: the one-dimensional chains: momentum, ηh
 FORMS = tuple((momentum, step) for momentum in (0.0, 0.5, 0.9) for step in (0.1, 0.5, 1.0, 1.8))
+#: all deviations from the closed forms together are beyond their limit with at most this chance
+JOINT = 0.01
 #: what is compared over the grid, in the order of the tables
 QUANTITIES = {
     "gap": "gap, test − training loss, at equal time",
@@ -82,7 +85,7 @@ CAPTIONS = {
     " how far temperature does no more than slow learning down.",
     "temperature-balance": "Left: dissipation over fluctuation along the runs, means over seeds; 1 is a stationary"
     " state, below it the parameters' norm still grows. Right: the measured effective temperature against rate/batch,"
-    " with a guide of slope 1.",
+    " mean over the times after the start, with a guide of slope 1.",
     "temperature-forms": "Position variance of one-dimensional chains with noise (dots, with two standard errors)"
     " and its closed form (lines), for three momenta; right: their difference in standard errors, with that of the"
     " balance of dissipation and fluctuation.",
@@ -293,6 +296,7 @@ def compute(config: TemperatureConfig, out: Path, session: Session) -> tuple[dic
         found = score(config, details)
         session.say("one-dimensional chains")
         found["forms"] = closed_forms(config)
+        found["forms_agreement"] = agreement(found["forms"])
     _write(config, out, details)
     return {"kind": config.kind, "title": config.title, "temperature": found}, details
 
@@ -330,8 +334,9 @@ def gather(config: TemperatureConfig, out: Path) -> Details:
         "train_loss": train[..., -1],
         "test_loss": test[..., -1],
         "test_accuracy": curves["test_accuracy"][..., -1],
-        "temperature": _mean_over_time(curves["temperature"]),
-        "rank": _mean_over_time(curves["rank"]),
+        # at the start all networks of a seed are one, whose T_eff is a matter of rate and batch by construction
+        "temperature": _mean_over_time(curves["temperature"][..., 1:]),
+        "rank": _mean_over_time(curves["rank"][..., 1:]),
         "balance": np.divide(sums[0], sums[1], out=np.full(sums[0].shape, np.nan), where=sums[1] > 0),
     }
     return details
@@ -417,17 +422,31 @@ def score(config: TemperatureConfig, details: Details) -> dict[str, Any]:
         "diverged": int(np.count_nonzero(diverged)),
         "compared": compared,
         "gap_with_train_loss": plain(rank_correlation(*(flat[k][use].mean(axis=1) for k in ("gap", "train_loss")))),
-        "slope_of_temperature": _slope(ratio[use], flat["temperature"][use].mean(axis=1)),
+        **_powers(details, ratio, use),
         "balance": _range_of(flat["balance"][use]),
     }
 
 
-def _slope(ratio: Array, temperature: Array) -> float | None:
-    """Of log T_eff against log rate/batch."""
-    good = np.isfinite(temperature) & (temperature > 0)
-    if np.count_nonzero(good) < 2 or np.ptp(np.log(ratio[good])) == 0:
-        return None
-    return float(np.polyfit(np.log(ratio[good]), np.log(temperature[good]), 1)[0])
+def _powers(details: Details, ratio: Array, use: Any) -> dict[str, Any]:
+    """Powers with which T_eff goes with rate/batch: of its mean over time, with 95 %, and at the times one by one."""
+
+    def power(temperature: Array) -> Array:
+        temperature = temperature.reshape(-1, temperature.shape[-1])
+        good = use & (temperature > 0).all(axis=1)
+        found = slopes(np.log(temperature[good]), ratio[good]) if good.any() else np.full(1, np.nan)
+        return found[np.isfinite(found)]
+
+    mean = power(details.measured["temperature"])
+    along = details.curves["temperature"]
+    times = np.flatnonzero(np.isfinite(along).any(axis=(0, 1, 2)))
+    each = [power(along[..., i]) for i in times]
+    return {
+        "slope_of_temperature": float(mean.mean()) if mean.size else None,
+        "slope_of_temperature_interval": student_interval(mean),
+        "slopes_of_temperature": [
+            [float(details.t[i]), float(one.mean()) if one.size else None] for i, one in zip(times, each, strict=True)
+        ],
+    }
 
 
 def _range_of(values: Array) -> list[float] | None:
@@ -464,6 +483,20 @@ def closed_forms(config: TemperatureConfig) -> list[dict[str, float]]:
             }
         )
     return rows
+
+
+def agreement(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """How many deviations are within two standard errors, and the largest, with the limit for all of them together.
+
+    limit : by Bonferroni, exceeded by any of them with a chance of at most JOINT if the closed forms hold.
+    """
+    off = np.abs([row[name] for row in rows for name in ("deviation", "balance_deviation")])
+    return {
+        "comparisons": off.size,
+        "within_two": int(np.count_nonzero(off <= 2)),
+        "largest": float(off.max()),
+        "limit": float(norm.isf(JOINT / 2 / off.size)),
+    }
 
 
 def _write(config: TemperatureConfig, out: Path, details: Details) -> None:
@@ -508,7 +541,7 @@ def draw(config: TemperatureConfig, out: Path, scores: dict[str, Any], details: 
         "temperature-balance": plots.figure_balance(
             details.t, details.ratio, details.batches, balance, details.measured["temperature"], found
         ),
-        "temperature-forms": plots.figure_forms(found["forms"]),
+        "temperature-forms": plots.figure_forms(found["forms"], found["forms_agreement"]),
     }
     for name, figure in figures.items():
         save(figure, out / "figures" / f"{name}.png")
@@ -526,14 +559,14 @@ def verdict(found: Mapping[str, Any]) -> str:
 
 
 def trend(one: Mapping[str, Any]) -> str:
-    """How a gap goes with rate/batch, as far as its interval tells."""
-    if one["rank_correlation"] is None:
-        return "the gap could not be ranked against rate/batch"
-    told = f"rank correlation {decimal(one['rank_correlation'])}"
-    if one["interval"] is None:
-        return f"the gap has {told} with rate/batch (one seed, no interval)"
-    low, high = one["interval"]
-    told += f" [{decimal(low)}, {decimal(high)}]"
+    """How a gap goes with rate/batch, as far as the slopes of the seeds tell."""
+    if one["change"] is None:
+        return "the gap could not be compared at different rate/batch"
+    told = f"change over the grid {number(one['change'], 2)}"
+    if one["change_interval"] is None:
+        return f"the gap has a {told} (one seed, no interval)"
+    low, high = one["change_interval"]
+    told += f", 95 % [{number(low, 2)}, {number(high, 2)}], of a mean of {number(one['mean'], 2)}"
     if low > 0 or high < 0:
         return f"the gap {'grows' if low > 0 else 'falls'} with rate/batch ({told})"
     return f"no trend of the gap with rate/batch is seen ({told})"
@@ -547,7 +580,7 @@ def collapse(one: Mapping[str, Any]) -> str:
     told = f"{spread} against a standard error of {error}, p = {p}"
     if one["p_value"] < 0.05:
         return f"points of equal rate/batch differ by more than seeds explain ({told})"
-    return f"points of equal rate/batch differ by no more than seeds explain ({told})"
+    return f"points of equal rate/batch differ by no more than seeds may explain ({told})"
 
 
 def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Description:
@@ -558,7 +591,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
         f" {found['seeds']} seeds each, on the first {found['samples']} training samples, always up to t ="
         f" {found['time']:g}. {found['diverged']} of {found['networks']} networks diverged."
     )
-    balance = found["balance"]
+    balance, agree = found["balance"], found["forms_agreement"]
     ratios = (
         ""
         if balance is None
@@ -571,6 +604,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
             [
                 "quantity",
                 "points",
+                "change",
                 "rank correlation",
                 "given training loss",
                 "with T_eff",
@@ -584,10 +618,11 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 [
                     QUANTITIES[name],
                     one["points"],
-                    _with_interval(one["rank_correlation"], one["interval"]),
-                    _with_interval(one["given_train_loss"], one["given_train_loss_interval"]),
+                    _with_interval(one["change"], one["change_interval"]),
+                    decimal(one["rank_correlation"]),
+                    decimal(one["given_train_loss"]),
                     decimal(one["with_temperature"]),
-                    decimal(one["explained"]),
+                    _with_chance(one["explained"], one["explained_by_chance"]),
                     number(one["spread"], 2),
                     number(one["seed_error"], 2),
                     number(one["p_value"], 2),
@@ -595,11 +630,12 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 ]
                 for name, one in found["compared"].items()
             ],
-            "Rank correlations are with rate/batch, over points of the grid, with 95 % intervals over seeds, and given"
-            " the training loss at the end, and with the measured T_eff; explained: share of the variance over points"
-            " that rate/batch explains; spread: among points of equal rate/batch, beside the standard error of a"
-            " point; p: how likely such a spread is if only rate/batch counts, each quantity by itself; with batch:"
-            " rank correlation of the deviations with the batch",
+            "Change: from the lowest rate/batch to the highest, by slopes against its logarithm, with 95 % by Student's"
+            " t over seeds. Rank correlations are with rate/batch, over points of the grid, and given the training loss"
+            " at the end, and with the measured T_eff; explained: share of the variance over points that rate/batch"
+            " explains, and below it what chance would; spread: among points of equal rate/batch, beside the standard"
+            " error of a point; p: how likely such a spread is if only rate/batch counts, each quantity by itself;"
+            " with batch: rank correlation of the deviations with the batch",
         ),
         Table(
             "The grid",
@@ -629,7 +665,8 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 for point in found["points"]
             ],
             f"Means over seeds with standard errors. At equal loss: where training loss is {number(found['level'])}."
-            " T_eff: mean over time, from the gradients of single samples. Balance: dissipation over fluctuation",
+            " T_eff: mean over the times after the start, from the gradients of single samples. Balance: dissipation"
+            " over fluctuation",
         ),
         Table(
             "Closed forms in one dimension",
@@ -645,11 +682,14 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 ]
                 for row in found["forms"]
             ],
-            "Independent chains; deviations in standard errors",
+            f"Independent chains; deviations in standard errors. {agree['within_two']} of {agree['comparisons']} are"
+            f" within 2, the largest is {number(agree['largest'])}; one of them is beyond {number(agree['limit'])} with"
+            f" a chance of {JOINT:.0%} at most",
         ),
     ]
-    slope = found["slope_of_temperature"]
-    measured = "" if slope is None else f" The measured T_eff rises as rate/batch to the power {decimal(slope)}."
+    power, interval = found["slope_of_temperature"], found["slope_of_temperature_interval"]
+    within = f" [{decimal(interval[0])}, {decimal(interval[1])}]" if interval else ""
+    measured = "" if power is None else f" The measured T_eff goes as rate/batch to the power {decimal(power)}{within}."
     return Description(summary, tables, verdict(found) + measured + ratios)
 
 
@@ -660,4 +700,8 @@ def _with_error(given: Mapping[str, Any]) -> str:
 
 
 def _with_interval(value: Any, interval: Sequence[float] | None) -> str:
-    return decimal(value) + (f"\n{decimal(interval[0])}, {decimal(interval[1])}" if interval else "")
+    return number(value, 2) + (f"\n{number(interval[0], 2)}, {number(interval[1], 2)}" if interval else "")
+
+
+def _with_chance(value: Any, chance: Any) -> str:
+    return decimal(value) + (f"\n({decimal(chance)})" if value is not None else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Any
 
 from pydantic import Field, PlainValidator
@@ -79,5 +81,12 @@ def _impossible_temperature(config: TemperatureConfig) -> Iterator[str]:
         )
     if data.x_test is None or training.evaluate == 0:
         yield "training.evaluate: needs test samples, with which the gap is measured; give data that have some"
+    ratios = sorted(math.log(rate / batch) for rate in keys.rates for batch in keys.batches)
+    if not any(b - a < 1e-9 for a, b in pairwise(ratios)):
+        yield (
+            "temperature.rates: needs pairs of rate and batch with the same rate/batch, or nothing can be compared at"
+            f" equal temperature; use rates that are multiples as batches are (got {show(list(keys.rates))} and"
+            f" {show(list(keys.batches))})"
+        )
     if config.seed + keys.seeds > 2**63:
         yield f"temperature.seeds: needs seeds below 2⁶³ (got {keys.seeds} from {config.seed} on)"
