@@ -34,6 +34,10 @@ from bbdfield.errors import InputError
 Array = npt.NDArray[np.float64]
 
 
+#: a trace of so little of the largest |g|² is rounding
+_ROUNDING = 1e-14
+
+
 @dataclass(frozen=True)
 class GradientNoise:
     """What the Gram matrix of m samples' gradients says of S.
@@ -143,10 +147,13 @@ def noise_of_gram(products: Array, parameters: int, population: int | None = Non
     _check_samples(m, 4)
     if population is not None and m > population:
         raise InputError(f"gradient noise: has {m} samples, more than the {population} they are drawn from")
+    largest = float(np.max(np.diag(products), initial=0.0))
     row = products.mean(axis=0)
     centred = products - row - row[:, None] + row.mean()
     values = np.linalg.eigvalsh((centred + centred.T) / 2)[::-1][: m - 1] / (m - 1)
     trace = float(np.trace(centred)) / (m - 1)
+    if trace <= _ROUNDING * largest:  # all gradients are equal
+        return GradientNoise(0.0, 0.0, np.zeros(m - 1), m, parameters, population)
     square, fourth = float(np.sum(centred**2)), float(np.sum(np.diag(centred) ** 2))
     same = (2 * m * fourth + 2 * (trace * (m - 1)) ** 2 + 4 * square) / (m * (m - 1))
     shared = (m**2 * fourth + 3 * m * square - m * (m - 1) * same) / (m * (m - 1) * (m - 2))

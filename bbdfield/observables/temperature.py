@@ -323,6 +323,11 @@ def observe(run: Run, progress: Progress | None = None) -> Observed:
     index = chosen_samples(run.lattice, count, run.training.seed)
     noises = list(_noises(run, index))
     temperature = np.array([descent.temperature(noise, count) for noise in noises])
+    if not temperature.any():
+        raise InputError(
+            f"{run.path}: the gradients of its samples are all equal, so that minibatches have no noise and no"
+            " temperature; give samples that differ"
+        )
     modes = np.array([noise.eigenvalues[:MODES] for noise in noises])
     arrays = {
         "temperature_dissipation": (("step",), dissipation),

@@ -223,9 +223,9 @@ def figure_balance(
     if span is None:
         told = "No network was left whose balance could be measured"
     elif span[2] < 0.9:
-        told = f"Norms still grow in all runs: dissipation is at most {span[2]:.2f} of fluctuation"
+        told = f"Norms still grow in all runs: in the second half dissipation is at most {span[2]:.2f} of fluctuation"
     else:
-        told = f"Dissipation over fluctuation from {span[0]:.2f} to {span[2]:.2f}: 1 is stationary"
+        told = f"Second half: dissipation over fluctuation from {span[0]:.2f} to {span[2]:.2f}; 1 is stationary"
     figure.suptitle(told)
     return figure
 

@@ -109,7 +109,7 @@ class Job:
 
     @property
     def file(self) -> str:
-        return f"lattice-rate{_exact(self.rate)}-batch{self.batch}-seed{self.seed}.h5"
+        return f"trained-rate{_exact(self.rate)}-batch{self.batch}-seed{self.seed}.h5"
 
     def told(self, config: TemperatureConfig) -> dict[str, Any]:
         """All that a job's numbers depend on, key by key, for its sidecar."""
@@ -600,20 +600,8 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
     )
     tables = [
         Table(
-            "Does rate/batch decide?",
-            [
-                "quantity",
-                "points",
-                "change",
-                "rank correlation",
-                "given training loss",
-                "with T_eff",
-                "explained",
-                "spread",
-                "seed error",
-                "p",
-                "with batch",
-            ],
+            "Does it change with rate/batch?",
+            ["quantity", "points", "change", "rank correlation", "given training loss", "with T_eff"],
             [
                 [
                     QUANTITIES[name],
@@ -622,6 +610,19 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                     decimal(one["rank_correlation"]),
                     decimal(one["given_train_loss"]),
                     decimal(one["with_temperature"]),
+                ]
+                for name, one in found["compared"].items()
+            ],
+            "Change: from the lowest rate/batch to the highest, by slopes against its logarithm, with 95 % by Student's"
+            " t over seeds. Rank correlations are with rate/batch, over points of the grid, and given the training loss"
+            " at the end, and with the measured T_eff",
+        ),
+        Table(
+            "Does rate/batch alone decide?",
+            ["quantity", "explained", "spread", "seed error", "p", "with batch"],
+            [
+                [
+                    QUANTITIES[name],
                     _with_chance(one["explained"], one["explained_by_chance"]),
                     number(one["spread"], 2),
                     number(one["seed_error"], 2),
@@ -630,9 +631,7 @@ def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Descriptio
                 ]
                 for name, one in found["compared"].items()
             ],
-            "Change: from the lowest rate/batch to the highest, by slopes against its logarithm, with 95 % by Student's"
-            " t over seeds. Rank correlations are with rate/batch, over points of the grid, and given the training loss"
-            " at the end, and with the measured T_eff; explained: share of the variance over points that rate/batch"
+            "Explained: share of the variance over points that rate/batch"
             " explains, and below it what chance would; spread: among points of equal rate/batch, beside the standard"
             " error of a point; p: how likely such a spread is if only rate/batch counts, each quantity by itself;"
             " with batch: rank correlation of the deviations with the batch",

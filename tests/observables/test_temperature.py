@@ -629,3 +629,9 @@ def test_inertia_without_velocities(signals, tmp_path):
         stripped.__dict__.update(run.__dict__)
         stripped.trajectory = Without()
         refused(stripped, "has no b_dot, which heavy-ball dynamics needs")
+
+
+def test_equal_gradients_are_no_noise():
+    same = np.tile(np.random.default_rng(2).standard_normal(7), (9, 1))
+    found = noise_of(same)
+    assert found.trace == 0 and not found.eigenvalues.any() and np.isnan(found.effective_rank)

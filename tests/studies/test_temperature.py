@@ -203,14 +203,14 @@ def test_files_figures_and_words(finished, folder):
     assert "0 of 27 networks diverged" in described.summary
     assert described.message.startswith("After equal time")
     assert all(isinstance(table, Table) and table.rows for table in described.tables)
-    assert len(described.tables[0].rows) == len(QUANTITIES) and len(described.tables[1].rows) == 9
+    assert len(described.tables[0].rows) == len(QUANTITIES) and len(described.tables[2].rows) == 9
 
 
 def test_a_second_run_in_two_processes_and_a_resumed_one_give_the_same_bits(finished, folder, tmp_path):
     again = run_study(parsed(folder), tmp_path / "again", workers=2, say=silent)
     assert again == finished[1]
     (tmp_path / "again" / "scores.json").unlink()
-    next((tmp_path / "again").glob("lattice-*.h5")).unlink()
+    next((tmp_path / "again").glob("trained-*.h5")).unlink()
     assert run_study(parsed(folder), tmp_path / "again", workers=1, resume=True, say=silent) == finished[1]
 
 
