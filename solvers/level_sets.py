@@ -8,9 +8,10 @@ whose corners are these points:
   whose sign is not that of the mean of all four.
 
 Lengths are of second order in the grid's spacings for smooth functions with ∇z ≠ 0 on the line. The normal speed of the
-line is |∂_t z|/|∇z|, at every segment's middle and of the bilinear interpolation in its square. So ∫ |∂_t z|/|∇z| dl is
-the area that the interpolated line sweeps per unit of time, also where z varies from point to point. On a smooth line
-single speeds have an error of first order, whose sign changes from square to square: that of their mean is smaller.
+line is |∂_t z|/|∇z|, at every segment's middle and of the bilinear interpolation in its square; ∫ |∂_t z|/|∇z| dl is
+the area that the line sweeps per unit of time. Both are exact for straight lines that keep their direction. On other
+smooth lines single speeds have an error of first order, whose sign changes from square to square, so that the error of
+their mean is smaller. Where z varies from point to point nothing of this kind holds.
 
 Lorensen, Cline, Marching cubes, SIGGRAPH 1987 (here in two dimensions).
 """

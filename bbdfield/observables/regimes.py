@@ -7,16 +7,17 @@ set of samples (the run's probe set):
 
 Settling can be defined in several ways, and the answer depends on the way; the paper's own is not among those that are
 known here. Both curves are smoothed by the same window, a moving average c̄ over n steps that stands at the middle of
-its steps, and then
+its steps, so that no time is under n/2, and then
 
-    T_ρ = first time after which c̄ stays under ρ max c̄: NaN if it does not within the run
+    T_ρ = first time from which on c̄ stays under ρ max c̄: NaN if it does not within the run
     T_q = first time at which the sum of c̄ reaches the fraction q of its total: always within the run, so that a curve
-          that does not settle at all has T_q = q times the run's length
+          that does not settle at all has T_q = q times the run's length. It is taken to say something of a curve only
+          if this settles by T_ρ, too, with the largest ρ of the grid and the same window
 
 and, at the snapshots, without a window,
 
-    T_e = first time after which the distance from the end of the run stays under ρ times its maximum: ‖θ(t) − θ(end)‖,
-          and the fraction of signs that differ from those at the end. It always ends at 0, too.
+    T_e = first snapshot from which on the distance from the end of the run stays under ρ times its maximum:
+          ‖θ(t) − θ(end)‖, and the fraction of signs that differ from those at the end. It always ends at 0, too.
 
 Times are counted in training steps from the start. The answer is T^w/T^a for a grid of ρ, q and n.
 
@@ -68,8 +69,6 @@ FRACTIONS = (0.5, 0.7, 0.8, 0.9, 0.95)
 WINDOWS = (0.0, 0.01, 0.05)
 #: fewer steps or snapshots than these say nothing of settling
 LEAST_STEPS, LEAST_SNAPSHOTS = 40, 3
-#: curves of weights, each compared with its curve of patterns
-PAIRS = {"w": "a", "w_rate": "a", "distance_w": "distance_a"}
 #: of the field that is drawn, at most so many snapshots
 SHOWN = 4
 
@@ -105,14 +104,19 @@ def flipped(before: Signs, after: Signs) -> float:
 # settling
 
 
+_NOT_FINITE = "a curve of weights or patterns is not finite (NaN or infinity), so nothing settles; lower the rates"
+
+
 def smoothed(curve: Array, window: int) -> Array:
     """Moving averages over `window` steps, (n − window + 1,).
 
     Raises
     ------
     InputError
-        for a window that is longer than the curve.
+        for a window that is longer than the curve, and for a curve with NaN or infinity in it.
     """
+    if not np.isfinite(curve).all():
+        raise InputError(_NOT_FINITE)
     if not 1 <= window <= len(curve):
         raise InputError(f"a window of {window} steps does not fit the run's {len(curve)}; use another")
     total = np.concatenate([[0.0], np.cumsum(curve)])
@@ -121,7 +125,7 @@ def smoothed(curve: Array, window: int) -> Array:
 
 
 def settles_below(curve: Array, rho: float, window: int = 1) -> float:
-    """T_ρ in steps: the middle of the first window after which all averages are under ρ times the largest; or NaN."""
+    """T_ρ in steps: the middle of the first window from which on all averages are under ρ times the largest; or NaN."""
     means = smoothed(curve, window)
     above = np.flatnonzero(means >= rho * means.max())
     last = int(above[-1])
@@ -137,7 +141,9 @@ def settles_in_sum(curve: Array, q: float, window: int = 1) -> float:
 
 
 def settles_at_the_end(steps: Array, distance: Array, rho: float) -> float:
-    """T_e in steps: the first snapshot after which the distance is under ρ times the largest; NaN if it never moves."""
+    """T_e in steps: the first snapshot from which on the distance is under ρ times the largest; NaN if all are 0."""
+    if not np.isfinite(distance).all():
+        raise InputError(_NOT_FINITE)
     largest = float(distance.max())
     above = np.flatnonzero(distance >= rho * largest)
     if largest == 0 or above[-1] == len(distance) - 1:
@@ -212,6 +218,17 @@ def ratios(found: Mapping[str, Array]) -> dict[str, Array]:
     of = {kind: found[kind][:2] / found[kind][2] for kind in ("rho", "q")}
     if "end" in found:
         of["end"] = found["end"][0] / found["end"][1]
+    return of
+
+
+def settled(found: Mapping[str, Array]) -> dict[str, Signs]:
+    """Which times say that their curve settles, in the shapes of `times`.
+
+    T_ρ and T_e do if they are numbers; T_q where T_ρ with the largest ρ is one, for the same curve and window: else it
+    is only q times the length of the run.
+    """
+    of = {kind: np.isfinite(times) for kind, times in found.items()}
+    of["q"] = of["q"] & of["rho"][..., -1:]
     return of
 
 
@@ -382,7 +399,8 @@ class Nodal:
 
     length : of all lines.   speed : mean normal speed along them, NaN where there are none.
     swept : ∫ speed dl, area per unit of time, of the lines in the part of the square where signs are counted (between
-        the first and the last site that move), relative to the area of that part.
+        the first and the last site that move), relative to the area of that part; NaN if only one site moves, since
+        there is nothing between.
     """
 
     length: Array
@@ -407,7 +425,7 @@ def nodal_lines(before: Array, after: Array, step: float, grid: Grid, *, periodi
     mean = np.divide(swept, length, out=np.full_like(swept, np.nan), where=length > 0)
     counted = (lines.square[:, 0] >= 1) & (lines.square[:, 0] < grid.n_x - 1)
     area = (x[-2] - x[1]) * (1.0 if periodic else y[-1] - y[0])
-    inside = lines.total(speed * counted) / area if area > 0 else np.zeros_like(swept)
+    inside = lines.total(speed * counted) / area if grid.n_x > 2 else np.full_like(swept, np.nan)
     return Nodal(length, mean, inside)
 
 
@@ -572,24 +590,28 @@ def _settling_arrays(
 def _summary(
     run: Run, curves: Curves, found: Mapping[str, Array], definitions: Definitions, lines: Lines | None
 ) -> dict[str, Any]:
-    of = ratios(found)
-    every = np.concatenate([of[kind].ravel() for kind in ("rho", "q", "end")])
-    settled = every[np.isfinite(every)]
-    summary = {
+    """The ratios are those of definitions by which both curves settle."""
+    of, does = ratios(found), settled(found)
+    both = {kind: does[kind][:2] & does[kind][2] for kind in ("rho", "q")} | {"end": does["end"].all(axis=0)}
+    known = np.concatenate([of[kind][both[kind]] for kind in ("rho", "q", "end")])
+    summary: dict[str, Any] = {
         "steps": len(curves.w),
         "windows": list(definitions.windows),
-        "definitions": int(every.size),
-        "settled": int(settled.size),
-        "ratio_least": float(settled.min()) if settled.size else None,
-        "ratio_median": float(np.median(settled)) if settled.size else None,
-        "ratio_most": float(settled.max()) if settled.size else None,
+        "definitions": sum(one.size for one in both.values()),
+        "settled": int(known.size),
+        "ratio_least": float(known.min()) if known.size else None,
+        "ratio_median": float(np.median(known)) if known.size else None,
+        "ratio_most": float(known.max()) if known.size else None,
     }
     if lines is not None:
         at = np.minimum(run.steps, int(run.steps[-1]) - 1)
+        length, swept = lines.nodal.length.mean(axis=(1, 2)), float(lines.nodal.swept.mean())
         summary |= {
-            "length": [float(v) for v in lines.nodal.length.mean(axis=(1, 2))],
+            "length_first": float(length[0]),
+            "length_last": float(length[-1]),
+            "length_mean": float(length.mean()),
             "flipped": float(curves.a[at].mean()),
-            "swept": float(lines.nodal.swept.mean()) * run.training.step,
+            "swept": swept * run.training.step if math.isfinite(swept) else None,
             "channel": lines.channel,
             "sample": lines.sample,
             "periodic": run.lattice.padding == "circular",
@@ -604,15 +626,17 @@ def _told(summary: Mapping[str, Any]) -> list[str]:
     else:
         first = (
             f"weights settle {summary['ratio_median']:.2f} times as late as patterns (median; from"
-            f" {summary['ratio_least']:.2f} to {summary['ratio_most']:.2f}) by {settled} of {count} definitions; by the"
-            " others one of them does not settle within the run"
+            f" {summary['ratio_least']:.2f} to {summary['ratio_most']:.2f}) by {settled} of {count} definitions"
         )
-    if "length" not in summary:
+        if settled < count:
+            first += f"; by the other {count - settled} weights, patterns or both do not settle within the run"
+    if "length_first" not in summary:
         return [first]
-    length = summary["length"]
-    return [
-        first,
-        f"nodal lines of a channel and sample are {length[0]:.2f} long at the start, {length[-1]:.2f} at the end (the"
-        f" square's side is 1); a step flips {summary['flipped']:.2e} of the units and its lines sweep"
-        f" {summary['swept']:.2e} of the area",
-    ]
+    second = (
+        f"nodal lines of a channel and sample are {summary['length_first']:.2f} long at the start,"
+        f" {summary['length_last']:.2f} at the end (the square's side is 1); a step flips {summary['flipped']:.2e} of"
+        " the units"
+    )
+    if summary["swept"] is not None:
+        second += f" and its lines sweep {summary['swept']:.2e} of the area"
+    return [first, second]

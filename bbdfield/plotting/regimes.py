@@ -55,9 +55,7 @@ def figure_ratios(found: Mapping[str, Any], windows: Mapping[str, int]) -> Figur
             # one rate for all: w_t/η_t settles as w_t does
             if chosen:
                 _ratios_of(ax, name, chosen, i - (len(networks) - 1) / 2)
-        ax.set_yscale("log")
-        ax.set_yticks([0.25, 0.5, 1, 2, 3, 5, 10], ["¼", "½", "1", "2", "3", "5", "10"])
-        ax.minorticks_off()
+        _ratio_scale(ax)
     axes[0, 0].set_title(f"{W} and {A} stay under $\\rho$ × maximum")
     axes[0, 1].set_title(f"sums of {W} and {A} reach $q$ × total")
     axes[0, 2].set_title("distance from the end stays under $\\rho$ × maximum")
@@ -69,26 +67,45 @@ def figure_ratios(found: Mapping[str, Any], windows: Mapping[str, int]) -> Figur
         ax.set_ylabel(_RATIO)
     axes[0, 2].tick_params(labelbottom=True)
     _legend(axes[1, 2], networks)
-    three = found["factor_about_three"]
-    figure.suptitle(
-        f"{_says('Step by step', three['families']['steps'])}\n"
-        f"{_says('By the distance from the end', three['families']['distance'])}"
-    )
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(max(0.2, min(low, 0.45)), min(20.0, max(high, 5.0)))
+    families = found["factor_about_three"]["families"]
+    said = (("Under ρ × maximum", "rho"), ("By sums", "q"), ("By the distance from the end", "distance"))
+    figure.suptitle("\n".join(_says(how, families[family]) for how, family in said))
+    # whatever is drawn is seen: marks, bounds and their arrows
+    drawn = [value for ax in axes.flat[:5] for line in ax.lines for value in np.asarray(line.get_ydata(), float)]
+    low, high = float(np.nanmin(drawn)), float(np.nanmax(drawn))
+    axes[0, 0].set_ylim(min(0.45, low / 1.5), max(5.0, 1.5 * high))
     return figure
+
+
+def _ratio_scale(ax: Axes) -> None:
+    ax.set_yscale("log")
+    places = [0.01, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 100, 1000]
+    ax.set_yticks(places, ["0.01", "0.1", "¼", "½", *(f"{place:g}" for place in places[4:])])
+    ax.minorticks_off()
+
+
+#: medians that are about 1: both settle at the same time
+_TOGETHER = (0.9, 1.1)
 
 
 def _says(how: str, of: Mapping[str, Any]) -> str:
     """One line: which settles first, by one family of definitions."""
     if of["median"] is None:
         return f"{how}, weights or patterns do not settle within the runs"
-    which = "earlier than" if of["tenth"] > 1 else "later than" if of["ninetieth"] < 1 else "about when"
-    if which == "about when" and of["patterns_first"] > 0.6 * of["known"]:
+    if of["tenth"] > 1:
+        which = "earlier than"
+    elif of["ninetieth"] < 1:
+        which = "later than"
+    elif of["median"] > _TOGETHER[1]:
         which = "mostly earlier than"
+    elif of["median"] < _TOGETHER[0]:
+        which = "mostly later than"
+    else:
+        which = "about when"
+    more = f" ({of['undetermined']} undetermined)" if of["undetermined"] else ""
     return (
-        f"{how}, patterns settle {which} weights do: median ratio"
-        f" {of['median']:.2f}, about 3 in {of['about_three']} of {of['known']} cases"
+        f"{how}, patterns settle {which} weights do: median ratio {of['median']:.2f}, about 3 in {of['about_three']}"
+        f" of {of['known']} cases{more}"
     )
 
 
@@ -97,20 +114,25 @@ def _ratios_of(ax: Axes, name: str, entries: Sequence[Mapping[str, Any]], shift:
     levels = np.array([entry["level"] for entry in entries])
     gap = float(np.diff(levels).min()) if len(levels) > 1 else 0.1
     places = levels + 0.09 * gap * shift
-    known = np.array([entry["mean"] is not None for entry in entries])
-    if known.any():
-        means = np.array([entry["mean"] for entry in entries if entry["mean"] is not None])
-        errors = np.array([entry["error"] for entry in entries if entry["mean"] is not None])
-        ax.errorbar(places[known], means, errors, color=color, marker=marker, markersize=5, linewidth=0.9, capsize=2)
+    # None becomes NaN, at which the line is interrupted
+    means, errors = (np.array([entry[key] for entry in entries], float) for key in ("mean", "error"))
+    for settles, alpha in ((True, 1.0), (False, 0.3)):
+        shown = np.array([entry["mean"] is not None and entry["settles"] == settles for entry in entries])
+        if shown.any():
+            ax.errorbar(
+                places, np.where(shown, means, np.nan), np.where(shown, errors, np.nan), color=color, marker=marker,
+                markersize=5, linewidth=0.9, capsize=2, alpha=alpha,
+            )  # fmt: skip
     for place, entry in zip(places, entries, strict=True):
-        if entry["bound"] is not None:
-            ax.plot(place, entry["bound"], marker, color=color, markerfacecolor="white", markersize=5)
-            ax.annotate(
-                "",
-                (place, 1.35 * entry["bound"]),
-                (place, entry["bound"]),
-                arrowprops={"arrowstyle": "->", "color": color, "shrinkA": 3, "shrinkB": 0},
-            )
+        for bound, further in ((entry["at_least"], 1.35), (entry["at_most"], 1 / 1.35)):
+            if bound is not None:
+                ax.plot(place, bound, marker, color=color, markerfacecolor="white", markersize=5)
+                ax.annotate(
+                    "",
+                    (place, further * bound),
+                    (place, bound),
+                    arrowprops={"arrowstyle": "->", "color": color, "shrinkA": 3, "shrinkB": 0},
+                )
 
 
 def _legend(ax: Axes, networks: Mapping[str, Any]) -> None:
@@ -119,15 +141,21 @@ def _legend(ax: Axes, networks: Mapping[str, Any]) -> None:
         color, marker = LOOKS[name]
         accuracy = "" if of["accuracy_mean"] is None else f" ({100 * of['accuracy_mean']:.0f} %)"
         ax.plot([], [], color=color, marker=marker, markersize=5, label=f"{of['name']}{accuracy}")
-    ax.plot([], [], "o", color=style.GREY, markerfacecolor="white", label="weights do not settle: larger than this")
+    hollow: dict[str, Any] = {"color": style.GREY, "markerfacecolor": "white"}
+    ax.plot([], [], "o", **hollow, label="arrow up: weights do not settle in some run,\nin no run smaller than this")
+    ax.plot([], [], "o", **hollow, label="arrow down: patterns do not settle in some run,\nin no run larger than this")
+    ax.plot([], [], "o-", color=style.GREY, alpha=0.3, label="pale: part $q$ of a curve that does not settle")
     ax.plot([], [], color=style.DARK, linewidth=0.9, label="1: both settle together")
     ax.plot([], [], color=style.DARK, linewidth=0.9, linestyle="--", label="3: the claim")
-    ax.legend(loc="center", title="network (test accuracy)")
+    ax.legend(loc="center", title="network (test accuracy)", fontsize=8)
 
 
 @style.styled
 def figure_curves(
-    curves: Mapping[str, Mapping[str, np.ndarray]], steps: Mapping[str, int], names: Mapping[str, str]
+    curves: Mapping[str, Mapping[str, np.ndarray]],
+    steps: Mapping[str, int],
+    names: Mapping[str, str],
+    correlations: Mapping[str, Sequence[float | None]],
 ) -> Figure:
     """w_t, w_t/η_t and a_t over their maxima against time; one panel for each network.
 
@@ -136,12 +164,12 @@ def figure_curves(
     curves : network -> "w", "w_rate", "a" -> averages over windows, (steps − window + 1,).
     steps : network -> length of its run.
     names : network -> its name.
+    correlations : network -> of a_t with w_t, of every seed; None where one of them does not vary.
     """
     columns = min(_MOST_COLUMNS, len(curves))
     rows = -(-len(curves) // columns)
     figure = style.new_figure(3.9 * columns + 0.4, 2.7 * rows + 1.0)
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    close = []
     for ax, (name, of) in zip(axes.flat, curves.items(), strict=False):
         scaled = {curve: values / max(float(values.max()), 1e-300) for curve, values in of.items()}
         for curve in ("w_rate", "w", "a"):
@@ -152,18 +180,30 @@ def figure_curves(
         ax.set_ylim(0, 1.05)
         ax.set_xlabel("training step")
         ax.set_title(names[name])
-        close.append(float(np.corrcoef(of["w"], of["a"])[0, 1]) if np.ptp(of["a"]) > 0 and np.ptp(of["w"]) > 0 else 0.0)
     for ax in axes.flat[len(curves) :]:
         ax.axis("off")
     for ax in axes[:, 0]:
         ax.set_ylabel("average / maximum")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(
-        f"Signs flip as weights move: the correlation of {A} with {W} is {min(close):.2f} to {max(close):.2f}"
-        if len(close) > 1
-        else f"Correlation of {A} with {W}: {close[0]:.2f}"
-    )
+    figure.suptitle(_moves_together([value for of in correlations.values() for value in of]))
     return figure
+
+
+#: correlations from which on two curves are said to move together
+_CLOSE = 0.7
+
+
+def _moves_together(correlations: Sequence[float | None]) -> str:
+    """One line: whether signs flip as weights move, in how many runs."""
+    known = [value for value in correlations if value is not None]
+    if not known:
+        return f"No correlation of {A} with {W}: weights or signs do not vary"
+    close = sum(value >= _CLOSE for value in known)
+    whether = "Signs flip as weights move" if close else "Signs do not follow weights closely"
+    if 0 < close < len(known):
+        whether += f" in {close} of {len(known)} runs"
+    span = f"{min(known):.2f} to {max(known):.2f}" if len(known) > 1 else f"{known[0]:.2f}"
+    return f"{whether}: the correlation of {A} with {W} is {span}".replace("-", "−")
 
 
 @style.styled
@@ -202,8 +242,12 @@ def figure_nodal(lines: Mapping[str, np.ndarray], *, periodic: bool = False) -> 
     right.set_ylabel("fraction of signs\nthat flip in it")
     first, last = float(lines["length"][0]), float(lines["length"][-1])
     flipped, swept = float(lines["flipped"].sum()), float(lines["swept"].sum())
-    share = f"; the area they sweep is {swept / flipped:.2f} of the signs that flip" if flipped > 0 else ""
-    figure.suptitle(f"Nodal lines of $\\hat{{z}}$: length {first:.2f} at the start, {last:.2f} at the end{share}")
+    share = ""
+    if flipped > 0 and np.isfinite(swept):
+        share = f"; the area they sweep is {swept / flipped:.2f} of the signs that flip"
+    figure.suptitle(
+        f"Nodal lines of $\\hat{{z}}$, first seed: length {first:.2f} at the start, {last:.2f} at the end{share}"
+    )
     return figure
 
 
@@ -274,9 +318,7 @@ def figure_observed(
         coordinates["regimes_rho"], arrays["regimes_ratio_end"], "D-", color=style.ORDER_COLORS[2], markersize=4,
         linewidth=0.9, label=r"from the end, $\rho$",
     )  # fmt: skip
-    middle.set_yscale("log")
-    middle.set_yticks([0.25, 0.5, 1, 2, 3, 5, 10], ["¼", "½", "1", "2", "3", "5", "10"])
-    middle.minorticks_off()
+    _ratio_scale(middle)
     finite = np.concatenate([arrays[f"regimes_ratio_{kind}"].ravel() for kind in ("rho", "q", "end")])
     finite = finite[np.isfinite(finite)]
     middle.set_ylim(min(0.45, float(finite.min(initial=1.0)) / 1.2), max(5.0, 1.2 * float(finite.max(initial=1.0))))

@@ -4,13 +4,13 @@ Pérez-Corral et al., arXiv 2602.08333, claim so for standard networks. Here den
 whose layers train, a convolutional residual lattice and its field theory are trained on the same data with several
 seeds; w_t, w_t/η_t and a_t are followed at every step, distances from the end at snapshots, and the ratio of settling
 times is taken for every definition of a grid. A definition by which one of the curves does not settle in one of the
-runs gives no number: it is counted.
+runs gives no number: it is counted, with a bound of the ratio where the length of the run gives one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from bbdfield.model.activations import get_activation, is_built_in
 from bbdfield.model.boundary import Boundary
 from bbdfield.model.losses import accuracy, get_loss, prepare_targets
 from bbdfield.model.units import to_lattice
-from bbdfield.observables.regimes import Curves, Definitions, Steps, follow_dense, follow_run, ratios, smoothed, times
+from bbdfield.observables.regimes import Curves, Definitions, Steps, follow_dense, follow_run, settled, smoothed, times
 from bbdfield.storage.sidecar import finished_sidecar, write_sidecar
 from bbdfield.studies.config import RegimesConfig
 from bbdfield.studies.config.regimes import NETWORKS
@@ -45,10 +45,12 @@ Progress = Callable[[int, int, float], None]
 
 #: random streams of a run's seed
 STREAM_WEIGHTS, STREAM_BATCHES = 50, 51
-#: "about three": the mean ratio, give or take one standard error, touches this interval; and it is known to this part
+#: "about three": the mean ratio is in this interval, and its standard error is at most this part of it
 ABOUT_THREE, KNOWN_TO = (2.5, 4.5), 1 / 3
-#: definitions by single steps, and by the distance from the end of the run
-FAMILIES = {"steps": ("w", "w_rate"), "distance": ("distance",)}
+#: lattice and field agree where their ratios differ by at most so many standard errors
+AGREE_TO = 2.0
+#: definitions by levels and by sums of single steps, and by the distance from the end of the run: family -> kind
+FAMILIES = {"rho": "rho", "q": "q", "distance": "end"}
 #: dense networks' snapshots, as many as this over the run
 SNAPSHOTS = 50
 #: He's, for relu
@@ -61,20 +63,24 @@ NAMES = {
     "lattice": "convolutional residual lattice",
     "field": "its field theory",
 }
-CURVES = ("w", "w_rate", "distance")
 
 CAPTIONS = {
     "regimes": "Ratio of the settling times of weights and of activation patterns, T^w/T^a, for every network: means"
-    " over seeds with standard errors, at the middle window (hollow, with an arrow: in some run weights do not settle"
-    " though patterns do; the arrow starts at the lower bound that the run's length gives; no mark: patterns do not"
-    " settle and nothing is known). Left: first time after which w_t and a_t stay under ρ times their maximum."
-    " Middle: first time at which their sums reach the fraction q. Right: first snapshot after which the distance from"
-    " the end stays under ρ times its maximum. Above with w_t, below with w_t/η_t.",
+    " over seeds with standard errors, with the middle window (of an even number, the longer of the two in the middle)."
+    " Hollow with an arrow up: patterns settle in every run, weights do not in some, and in no run is the ratio smaller"
+    " than where the arrow starts; with an arrow down: the other way round, and in no run is it larger. No mark: in"
+    " some run neither settles, or bounds of different runs point in different directions, and nothing is known of all"
+    " runs. Left: first time from which on w_t and a_t stay under ρ times their maximum. Middle: first time at which"
+    " their sums reach the fraction q; pale where a curve does not settle by the largest ρ, so that its time is only"
+    " the part q of the run."
+    " Right: first snapshot from which on the distance from the end stays under ρ times its maximum. Above with w_t,"
+    " below with w_t/η_t.",
     "regimes-curves": "Step of the weights w_t, w_t/η_t and fraction of flipping signs a_t, over their maximum, for the"
-    " first seed of every network, averaged over 5 % of the run.",
-    "regimes-nodal": "The sign pattern of ẑ(x, y) of one channel and sample at several times: its nodal lines,"
-    " coloured by their normal speed. Below: mean length of the nodal lines, and the fraction of units that a step"
-    " flips beside the area that the lines sweep in it.",
+    " first seed of every network, averaged over the longest window. The title's correlations are those of all seeds,"
+    " and from 0.7 on signs are said to flip as weights move.",
+    "regimes-nodal": "The sign pattern of ẑ(x, y) of one channel and sample at several times, of the first seed: its"
+    " nodal lines, coloured by their normal speed. Below: mean length of the nodal lines, and the fraction of units"
+    " that a step flips beside the area that the lines sweep in it.",
 }
 
 
@@ -153,7 +159,9 @@ def compute(config: RegimesConfig, out: Path, session: Session) -> tuple[dict[st
         details.definitions[name] = Definitions.of(len(runs[0].curves.a), keys.windows, keys.thresholds, keys.fractions)
     with threadpool_limits(1):
         found = {name: _of_network(name, runs, details.definitions[name]) for name, runs in details.runs.items()}
-    scores = {"networks": found, "factor_about_three": _about_three(found)}
+    scores: dict[str, Any] = {"networks": found, "factor_about_three": _about_three(found)}
+    if {"lattice", "field"} <= found.keys():
+        scores["lattice_and_field"] = _agreement(found["lattice"], found["field"])
     return {"kind": config.kind, "title": config.title, "regimes": scores}, details
 
 
@@ -337,22 +345,23 @@ def _from_arrays(arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Follo
 def _of_network(name: str, runs: list[Followed], definitions: Definitions) -> dict[str, Any]:
     """Ratios of all definitions over the seeds."""
     found = [times(run.curves, definitions) for run in runs]
-    of = [ratios(one) for one in found]
+    does = [settled(one) for one in found]
     steps = len(runs[0].curves.a)
+    moves = np.array([[run.curves.w.any(), run.curves.a.any()] for run in runs])
     entries = []
     for curve, kind, levels, place in _grid(name, definitions):
         for j, level in enumerate(levels):
-            index = (*place, j)
+            weights: tuple[int, ...]
+            patterns: tuple[int, ...]
+            window: int | None
             if kind == "end":
-                pairs = [(one["end"][0][j], one["end"][1][j]) for one in found]
-                values = np.array([one["end"][j] for one in of])
-                window = None
+                weights, patterns, window = (0, j), (1, j), None
             else:
-                pairs = [(one[kind][index], one[kind][(2, *index[1:])]) for one in found]
-                values = np.array([one[kind][index] for one in of])
-                window = definitions.windows[index[1]]
-            entries.append(_definition(curve, kind, level, window, np.array(pairs), values, steps))
-    known = [entry for entry in entries if entry["mean"] is not None]
+                weights, patterns, window = (*place, j), (2, place[1], j), definitions.windows[place[1]]
+            pairs, settles = (
+                np.array([[one[kind][weights], one[kind][patterns]] for one in of]) for of in (found, does)
+            )
+            entries.append(_definition(curve, kind, level, window, pairs, settles, moves, steps))
     accuracies = [run.accuracy for run in runs]
     given = [value for value in accuracies if value is not None]
     result: dict[str, Any] = {
@@ -362,22 +371,23 @@ def _of_network(name: str, runs: list[Followed], definitions: Definitions) -> di
         "windows": list(definitions.windows),
         "accuracy": accuracies,
         "accuracy_mean": float(np.mean(given)) if given else None,
+        "correlation": [_correlation(run.curves, max(definitions.windows)) for run in runs],
         "definitions": entries,
-        "known": len(known),
-        "count": len(entries),
-        "median": float(np.median([entry["median"] for entry in known])) if known else None,
-        "least": min((entry["median"] for entry in known), default=None),
-        "most": max((entry["median"] for entry in known), default=None),
-        "about_three": sum(entry["about_three"] for entry in entries),
-        "patterns_first": sum(entry["mean"] - entry["error"] > 1 for entry in known),
+        **_counts(entries),
     }
     if runs[0].nodal:
         result["nodal"] = {
             "length": _over_seeds(runs, "length"),
             "flipped": float(np.mean([run.nodal["flipped"].mean() for run in runs])),
-            "swept": float(np.mean([run.nodal["swept"].mean() for run in runs])),
+            "swept": _finite(float(np.mean([run.nodal["swept"].mean() for run in runs]))),
         }
     return result
+
+
+def _correlation(curves: Curves, window: int) -> float | None:
+    """Of a_t with w_t, both averaged over windows; None if one of them does not vary."""
+    w, a = smoothed(curves.w, window), smoothed(curves.a, window)
+    return float(np.corrcoef(w, a)[0, 1]) if np.ptp(w) > 0 and np.ptp(a) > 0 else None
 
 
 def _over_seeds(runs: list[Followed], name: str) -> list[float]:
@@ -396,76 +406,157 @@ def _grid(name: str, definitions: Definitions) -> Iterator[tuple[str, str, tuple
 
 
 def _definition(
-    curve: str, kind: str, level: float, window: int | None, pairs: Array, values: Array, steps: int
+    curve: str,
+    kind: str,
+    level: float,
+    window: int | None,
+    pairs: Array,
+    settles: npt.NDArray[np.bool_],
+    moves: npt.NDArray[np.bool_],
+    steps: int,
 ) -> dict[str, Any]:
-    """Ratio over the seeds by one definition; None for numbers unless both curves settle in every run.
+    """Ratio over the seeds by one definition; None for numbers unless both curves have a time in every run.
 
-    bound : where patterns settle in all runs and weights not in all, the ratio is larger than this in those runs.
+    pairs : (seeds, 2) T^w and T^a.   settles : whether they say that the curve settles.   moves : whether it moves.
+    at_least, at_most : where patterns (weights) settle in every run, and weights (patterns) not in all, the ratio is in
+        no run smaller (larger) than this. A curve that moves and does not settle by T_ρ could do so first with the
+        window after the last one, at steps − n/2 + 1. Other times are NaN only where nothing moves.
+    undetermined : mean or median are in the interval for "about three", but the mean's error is not small or not known.
     """
-    weights, patterns = np.isfinite(pairs).T
-    both, seeds = weights & patterns, len(values)
-    known = bool(both.all())
-    mean = float(values.mean()) if known else None
-    error = float(values.std(ddof=1) / math.sqrt(seeds)) if known and seeds > 1 else 0.0 if known else None
-    censored = patterns & ~weights
-    bound = float((steps / pairs[censored, 1]).min()) if patterns.all() and censored.any() else None
-    about = False
-    if mean is not None and error is not None:
-        about = error <= KNOWN_TO * mean and mean + error >= ABOUT_THREE[0] and mean - error <= ABOUT_THREE[1]
+    weights, patterns = settles.T
+    known, seeds = bool(np.isfinite(pairs).all()), len(pairs)
+    values = pairs[:, 0] / pairs[:, 1]
+    mean, median = (float(values.mean()), float(np.median(values))) if known else (None, None)
+    error = float(values.std(ddof=1) / math.sqrt(seeds)) if known and seeds > 1 else None
+    at_least = at_most = None
+    if kind == "rho" and window is not None and (moves | settles).all():
+        limited = np.where(settles, pairs, steps - window / 2 + 1)
+        if patterns.all() and not weights.all():
+            at_least = float((limited[:, 0] / limited[:, 1]).min())
+        if weights.all() and not patterns.all():
+            at_most = float((limited[:, 0] / limited[:, 1]).max())
+    counted = known and bool(settles.all())
+    sure = mean is not None and error is not None and error <= KNOWN_TO * mean
+    about = counted and mean is not None and sure and _about(mean)
     return {
         "curve": curve,
         "kind": kind,
         "level": level,
         "window": window,
-        "median": float(np.median(values)) if known else None,
+        "median": median,
         "mean": mean,
         "error": error,
         "spread": [float(values.min()), float(values.max())] if known else None,
         "seeds": seeds,
-        "settled": int(both.sum()),
+        "settles": counted,
+        "settled": int((weights & patterns).sum()),
         "settled_weights": int(weights.sum()),
         "settled_patterns": int(patterns.sum()),
-        "bound": bound,
-        "weights": float(np.mean(pairs[:, 0]) / steps) if weights.all() else None,
-        "patterns": float(np.mean(pairs[:, 1]) / steps) if patterns.all() else None,
+        "at_least": at_least,
+        "at_most": at_most,
+        "weights": float(np.mean(pairs[:, 0]) / steps) if np.isfinite(pairs[:, 0]).all() else None,
+        "patterns": float(np.mean(pairs[:, 1]) / steps) if np.isfinite(pairs[:, 1]).all() else None,
         "about_three": about,
+        "undetermined": counted and not sure and (_about(mean) or _about(median)),
+    }
+
+
+def _about(ratio: float | None) -> bool:
+    return ratio is not None and ABOUT_THREE[0] <= ratio <= ABOUT_THREE[1]
+
+
+def _counts(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many of these definitions say what.
+
+    known : both curves settle in every run.   median, tenth, ninetieth, least, most : of the medians of these.
+    patterns_first : the mean is larger than 1 by more than its standard error; None with one seed.
+    unknown : the others, not counted T_q that are only a part of the run: at_least, at_most, those with a bound, and
+        open, those whose bound does not exclude about three.   flat : such T_q.
+    """
+    known = [entry for entry in entries if entry["settles"]]
+    medians = [entry["median"] for entry in known]
+    flat = [entry for entry in entries if not entry["settles"] and entry["kind"] == "q"]
+    unknown = [entry for entry in entries if not entry["settles"] and entry["kind"] != "q"]
+    open_ = [
+        entry
+        for entry in unknown
+        if (entry["at_least"] is None or entry["at_least"] <= ABOUT_THREE[1])
+        and (entry["at_most"] is None or entry["at_most"] >= ABOUT_THREE[0])
+    ]
+    single = any(entry["seeds"] == 1 for entry in entries)
+    return {
+        "count": len(entries),
+        "known": len(known),
+        "flat": len(flat),
+        "unknown": len(unknown),
+        "at_least": sum(entry["at_least"] is not None for entry in unknown),
+        "at_most": sum(entry["at_most"] is not None for entry in unknown),
+        "open": len(open_),
+        "median": float(np.median(medians)) if medians else None,
+        "tenth": float(np.percentile(medians, 10)) if medians else None,
+        "ninetieth": float(np.percentile(medians, 90)) if medians else None,
+        "least": min(medians, default=None),
+        "most": max(medians, default=None),
+        "patterns_first": None if single else sum(entry["mean"] - entry["error"] > 1 for entry in known),
+        "about_three": sum(entry["about_three"] for entry in known),
+        "undetermined": sum(entry["undetermined"] for entry in known),
     }
 
 
 def _about_three(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """By how many definitions, of how many, the ratio is about three."""
-    hits = [
-        {"network": name, **{key: entry[key] for key in ("curve", "kind", "level", "window", "mean", "error")}}
+    entries = [entry for of in found.values() for entry in of["definitions"]]
+    families = {
+        family: _counts([entry for entry in entries if entry["kind"] == kind]) for family, kind in FAMILIES.items()
+    }
+    every = _counts(entries)
+    return {
+        "definition": f"the mean over seeds of T^w/T^a is in [{ABOUT_THREE[0]}, {ABOUT_THREE[1]}], its standard error"
+        " is at most a third of it, and both curves settle in every run",
+        "interval": list(ABOUT_THREE),
+        "count": every["about_three"],
+        "known": every["known"],
+        "of": every["count"],
+        "families": families,
+        "where": _where(found, "about_three"),
+        "undetermined": _where(found, "undetermined"),
+    }
+
+
+def _where(found: Mapping[str, Mapping[str, Any]], said: str) -> list[dict[str, Any]]:
+    keys = ("curve", "kind", "level", "window", "median", "mean", "error", "spread")
+    return [
+        {"network": name, **{key: entry[key] for key in keys}}
         for name, of in found.items()
         for entry in of["definitions"]
-        if entry["about_three"]
+        if entry[said]
     ]
-    return {
-        "definition": f"mean over seeds ± standard error of T^w/T^a touches [{ABOUT_THREE[0]}, {ABOUT_THREE[1]}], the"
-        " error is at most a third of the mean, and both curves settle in every run",
-        "interval": list(ABOUT_THREE),
-        "count": len(hits),
-        "known": sum(of["known"] for of in found.values()),
-        "of": sum(of["count"] for of in found.values()),
-        "families": {family: _family(found, curves) for family, curves in FAMILIES.items()},
-        "networks": {name: [of["about_three"], of["known"], of["count"]] for name, of in found.items()},
-        "where": hits,
-    }
 
 
-def _family(found: Mapping[str, Mapping[str, Any]], curves: tuple[str, ...]) -> dict[str, Any]:
-    """The definitions of one kind, of all networks."""
-    entries = [entry for of in found.values() for entry in of["definitions"] if entry["curve"] in curves]
-    medians = [entry["median"] for entry in entries if entry["median"] is not None]
-    return {
-        "of": len(entries),
-        "known": len(medians),
-        "about_three": sum(entry["about_three"] for entry in entries),
-        "patterns_first": sum(entry["mean"] - entry["error"] > 1 for entry in entries if entry["mean"] is not None),
-        "median": float(np.median(medians)) if medians else None,
-        "tenth": float(np.percentile(medians, 10)) if medians else None,
-        "ninetieth": float(np.percentile(medians, 90)) if medians else None,
+def _agreement(lattice: Mapping[str, Any], theory: Mapping[str, Any]) -> dict[str, Any]:
+    """By how many definitions lattice and field have the same ratio, in standard errors of the difference.
+
+    both : known of both.   one : of one of them only.   agree : of both, those within two errors; None with one seed.
+    apart : the largest difference in errors, and by which definition.
+    """
+    pairs = list(zip(lattice["definitions"], theory["definitions"], strict=True))
+    both = [(a, b) for a, b in pairs if a["settles"] and b["settles"]]
+    found: dict[str, Any] = {
+        "of": len(pairs),
+        "both": len(both),
+        "one": sum(a["settles"] != b["settles"] for a, b in pairs),
+        "within": AGREE_TO,
+        "agree": None,
+        "apart": None,
     }
+    if both and lattice["seeds"] > 1:
+        differ = np.array([abs(a["mean"] - b["mean"]) for a, b in both])
+        errors = np.array([math.hypot(a["error"], b["error"]) for a, b in both])
+        found["agree"] = int((differ <= AGREE_TO * errors).sum())
+        parts = np.divide(differ, errors, out=np.zeros_like(differ), where=errors > 0)
+        a, _ = both[int(np.argmax(parts))]
+        found["apart"] = {"errors": float(parts.max()), **{key: a[key] for key in ("curve", "kind", "level", "window")}}
+    return found
 
 
 # what is shown
@@ -485,7 +576,10 @@ def draw(config: RegimesConfig, out: Path, scores: dict[str, Any], details: Deta
         window = max(details.definitions[name].windows)
         curves[name] = {curve: smoothed(getattr(of, curve), window) for curve in ("w", "w_rate", "a")}
     figures["regimes-curves"] = plots.figure_curves(
-        curves, {name: len(runs[0].curves.a) for name, runs in details.runs.items()}, NAMES
+        curves,
+        {name: len(runs[0].curves.a) for name, runs in details.runs.items()},
+        NAMES,
+        {name: of["correlation"] for name, of in found["networks"].items()},
     )
     system = "field" if "field" in details.runs else "lattice"
     if system in details.runs and details.runs[system][0].nodal:
@@ -498,50 +592,86 @@ def draw(config: RegimesConfig, out: Path, scores: dict[str, Any], details: Deta
 def describe(config: Mapping[str, Any], scores: Mapping[str, Any]) -> Description:
     """What was measured, in words and tables."""
     found = scores["regimes"]
-    rows = []
-    for of in found["networks"].values():
-        rows.append(
-            [
-                of["name"],
-                percent(of["accuracy_mean"]),
-                f"{of['known']} of {of['count']}",
-                _range_of(of),
-                f"{of['patterns_first']} of {of['known']}",
-                f"{of['about_three']} of {of['known']}",
-            ]
-        )
-    head = ["network", "test accuracy", "both settle", "T^w/T^a: median\nleast – most", "patterns first", "about 3"]
-    seeds = next(iter(found["networks"].values()))["seeds"]
+    three, networks = found["factor_about_three"], found["networks"]
+    seeds = next(iter(networks.values()))["seeds"]
+    head = ["both settle", "T^w/T^a: median\nleast – most", "patterns first", "about 3"]
     tables = [
         Table(
             "Settling times of weights over those of patterns",
-            head,
-            rows,
-            f"By how many definitions of settling; medians over {seeds} seeds. Both settle: weights and patterns, in"
-            " every run. Patterns first: mean ratio larger than 1 by more than its standard error. About 3:"
-            f" {found['factor_about_three']['definition']}",
-        )
-    ]
-    hits = found["factor_about_three"]["where"]
-    if hits:
-        tables.append(
-            Table(
-                "Where the ratio is about 3",
-                ["network", "definition", "T^w/T^a"],
+            ["network", "test accuracy", *head],
+            [[of["name"], percent(of["accuracy_mean"]), *_cells(of)] for of in networks.values()],
+            f"By how many definitions of settling; medians over {seeds} seed{'s' if seeds > 1 else ''}. Both settle:"
+            " weights and patterns, in every run; the time at which a sum reaches its part q counts only for curves"
+            " that settle by the largest ρ, too. Patterns first: mean ratio larger than 1 by more than its standard"
+            f" error. About 3: {three['definition']}",
+        ),
+        Table(
+            "The same, by the kind of definition",
+            ["definition", *head, "no number\n(> bound, < bound)", "may be about 3"],
+            [
                 [
-                    [NAMES[hit["network"]], in_words_of(hit), f"{hit['mean']:.2f} ± {hit['error']:.2f}"]
-                    for hit in hits[:12]
-                ],
-                f"The first 12 of {len(hits)}" if len(hits) > 12 else "",
-            )
+                    _FAMILY_WORDS[family],
+                    *_cells(of),
+                    f"{of['count'] - of['known']}\n({of['at_least']}, {of['at_most']})",
+                    str(of["open"] + of["undetermined"]),
+                ]
+                for family, of in three["families"].items()
+            ],
+            "A case is one definition and one network. No number: some curve does not settle in some run. May be about"
+            " 3: no number and a bound, or none, that does not exclude it; or a number with a large error.",
+        ),
+    ]
+    for title, hits in (
+        ("Where the ratio is about 3", three["where"]),
+        ("Where it may be, with a large error", three["undetermined"]),
+    ):
+        if hits:
+            rows = [
+                [
+                    NAMES[hit["network"]],
+                    in_words_of(hit),
+                    f"{hit['mean']:.2f}" + ("" if hit["error"] is None else f" ± {hit['error']:.2f}"),
+                    f"{hit['median']:.2f}",
+                ]
+                for hit in hits[:12]
+            ]
+            note = f"The first 12 of {len(hits)}" if len(hits) > 12 else ""
+            tables.append(Table(title, ["network", "definition", "T^w/T^a: mean", "median"], rows, note))
+    return Description(_summary(config, networks, seeds), tables, _message(found))
+
+
+_FAMILY_WORDS = {
+    "rho": "w_t and a_t stay under ρ × maximum",
+    "q": "sums of w_t and a_t reach q × total",
+    "distance": "distance from the end stays under ρ × maximum",
+}
+
+
+def _cells(of: Mapping[str, Any]) -> list[str]:
+    first = "–" if of["patterns_first"] is None else f"{of['patterns_first']} of {of['known']}"
+    return [f"{of['known']} of {of['count']}", _range_of(of), first, f"{of['about_three']} of {of['known']}"]
+
+
+def _summary(config: Mapping[str, Any], networks: Mapping[str, Any], seeds: int) -> str:
+    """What was done, of the networks that were chosen."""
+    keys, count = config["regimes"], len(networks)
+    words = [
+        "Of every training step the relative change of the weights and the fraction of activation signs that flip were"
+        f" followed, in {count} network{'s' if count > 1 else ''} with {seeds} seed{'s' if seeds > 1 else ''} each."
+    ]
+    if {"lattice", "field"} & networks.keys():
+        words.append(network_in_words(config))
+    if {"dense", "dense-decaying", "dense-full-batch"} & networks.keys():
+        words.append(
+            f"Dense networks have hidden layers of {' and '.join(map(str, keys['widths']))} units, and all their layers"
+            " train."
         )
-    summary = (
-        f"Of every training step the relative change of the weights and the fraction of activation signs that flip were"
-        f" followed, in {len(found['networks'])} networks with {seeds} seeds each. {network_in_words(config)} Dense"
-        f" networks have hidden layers of {' and '.join(map(str, config['regimes']['widths']))} units, and all their"
-        " layers train."
-    )
-    return Description(summary, tables, _message(found))
+    if "dense-residual" in networks:
+        words.append(
+            f"The dense residual network has {keys['blocks']} block{'s' if keys['blocks'] > 1 else ''} of two layers,"
+            f" {keys['widths'][0]} units wide, after a fixed linear layer."
+        )
+    return " ".join(words)
 
 
 def in_words_of(entry: Mapping[str, Any]) -> str:
@@ -564,24 +694,42 @@ def _message(found: Mapping[str, Any]) -> str:
         return f"By none of {three['of']} definitions do both weights and patterns settle in every run."
     words = []
     for family, start in (
-        ("steps", "Step by step, by w_t or w_t/η_t against a_t,"),
+        ("rho", "By the level ρ of single steps, w_t or w_t/η_t against a_t,"),
+        ("q", "By their sums"),
         ("distance", "By the distance from the end of the run"),
     ):
         of = three["families"][family]
+        if not of["count"]:
+            continue
         if not of["known"]:
             words.append(f"{start} nothing settles within every run.")
             continue
         words.append(
             f"{start} weights settle at {number(of['median'])} times the time of the patterns (median of {of['known']}"
-            f" definitions and networks; eight of ten lie from {number(of['tenth'])} to {number(of['ninetieth'])}); a"
-            f" factor of about 3 appears in {of['about_three']} of them."
+            f" cases, definitions and networks; eight of ten lie from {number(of['tenth'])} to"
+            f" {number(of['ninetieth'])}); a factor of about 3 appears in {of['about_three']} of them"
+            + (f", and {of['undetermined']} more may be about 3." if of["undetermined"] else ".")
         )
-    words.append(
-        f"In {three['of'] - three['known']} of {three['of']} cases a curve does not settle within every run, and there"
-        " is no number."
+    every = list(three["families"].values())
+    unknown, at_least, at_most, open_, flat = (
+        sum(of[key] for of in every) for key in ("unknown", "at_least", "at_most", "open", "flat")
     )
+    if unknown:
+        words.append(
+            f"In {unknown} of {three['of']} cases a curve does not settle within every run, and there is no number:"
+            f" {at_least} have a lower bound, {at_most} an upper one, and {open_} may be about 3."
+        )
+    if flat:
+        words.append(f"In {flat} more the sum of a curve that does not settle reaches its part, which says nothing.")
+    pair = found.get("lattice_and_field")
+    if pair is not None and pair["agree"] is not None:
+        words.append(
+            f"Lattice and field agree within {pair['within']:g} standard errors in {pair['agree']} of the"
+            f" {pair['both']} definitions by which both have a number; {pair['one']} of {pair['of']} have one of only"
+            " one of them."
+        )
     nodal = found["networks"].get("field", found["networks"].get("lattice", {})).get("nodal")
-    if nodal is not None:
+    if nodal is not None and nodal["swept"] is not None:
         words.append(
             f"A step flips {number(nodal['flipped'])} of the units on average, and nodal lines of ẑ sweep"
             f" {number(nodal['swept'])} of the area."

@@ -26,6 +26,7 @@ from bbdfield.observables.regimes import (
     Definitions,
     Norms,
     Steps,
+    _told,
     flipped,
     follow_dense,
     follow_run,
@@ -34,6 +35,7 @@ from bbdfield.observables.regimes import (
     observe,
     ratios,
     relative_step,
+    settled,
     settles_at_the_end,
     settles_below,
     settles_in_sum,
@@ -103,6 +105,26 @@ def test_what_does_not_settle_is_no_number():
     assert settles_below(falling, 0.5) == 50.5 and math.isnan(settles_below(again, 0.5))
     found = times(Curves(flat, flat, falling), Definitions(windows=(1,)))
     assert np.isnan(ratios(found)["rho"]).all() and np.isfinite(found["rho"][2]).all()
+    # the sum of a flat curve reaches q, which is no settling
+    does = settled(found)
+    assert np.isfinite(found["q"]).all() and not does["q"][:2].any() and does["q"][2].all() and does["rho"][2].all()
+
+
+def test_a_sum_counts_where_the_curve_settles_by_the_largest_level_with_the_same_window():
+    """A last step of 1 among falling ones: it never settles by itself, but its averages do."""
+    curve = np.append(np.linspace(1, 0, 100), 1.0)
+    found = times(Curves(curve, curve, curve), Definitions(thresholds=(0.05, 0.5), fractions=(0.5,), windows=(1, 10)))
+    assert np.isnan(found["rho"][0, 0]).all() and np.isfinite(found["rho"][0, 1]).tolist() == [False, True]
+    assert settled(found)["q"][..., 0].tolist() == [[False, True]] * 3
+
+
+def test_curves_that_are_not_finite_are_refused():
+    for curve in (np.array([1.0, math.nan, 0.5]), np.array([math.inf, 1.0, 0.5])):
+        for settles in (settles_below, settles_in_sum):
+            with pytest.raises(InputError, match=r"^a curve of weights or patterns is not finite .*; lower the rates$"):
+                settles(curve, 0.5)
+        with pytest.raises(InputError, match=r"^a curve of weights or patterns is not finite"):
+            settles_at_the_end(np.arange(3.0), curve, 0.5)
 
 
 def test_distance_from_the_end():
@@ -261,6 +283,17 @@ def test_numbers_depend_on_no_earlier_step(runs):
             assert all(np.array_equal(system.state()[name], after[name]) for name in after)
 
 
+def test_steps_that_do_not_follow_one_another_on_one_recorder(runs):
+    """Signs of the step before are used again only if it was the step before."""
+    run = runs["lattice"]
+    numbers, maker = recorded(run, Steps), Steps(run.lattice, run.grid, run.training, "lattice")
+    seen = [k for k in range(1, STEPS) if numbers["regimes_a"][k] > 0]
+    wanted = [0, 5, 6, seen[-1]]
+    for k, system, before, after in replay(run):
+        if k in wanted:
+            assert maker.step(k, system, before, after)["regimes_a"] == numbers["regimes_a"][k]
+
+
 def test_recorded_numbers_are_those_of_a_replay(runs, signals, tmp_path):
     run = runs["lattice"]
     again = train(run.lattice, signals, run.training, initial=InitialFields(run.lattice, 3), out=tmp_path / "plain.h5")
@@ -279,6 +312,43 @@ def test_groups_that_do_not_train_are_left_out(problems):
     assert frozen.relative_steps(state, after) == pytest.approx((0.1, 0.1))
     moving = Norms(lattice, lattice.grid, problems.training(), "lattice")
     assert moving.relative_steps(state, after)[0] > 0.2
+
+
+@pytest.mark.parametrize("kind", ["lattice", "field"])
+def test_norms_of_untied_weights(problems, kind):
+    """Untied kernel weights: ∫ over x, y and u; the lattice's are a_x a_y ŵ, its b = a_x b̂."""
+    lattice, training = problems.lattice(tied=False), problems.training()
+    h_x, h_y = lattice.a_x, lattice.a_y
+    rng = np.random.default_rng(5)
+    before = {"w": rng.standard_normal((6, 10, 2, 5, 2)), "b": rng.standard_normal((6, 10, 2)), "r": np.ones((3, 2, 3))}
+    after = {name: values + 0.1 * rng.standard_normal(values.shape) for name, values in before.items()}
+    cells = {"w": h_x * h_y * h_y, "b": h_x * h_y, "r": 1.0}
+    hats = {"w": h_x * h_y, "b": h_x, "r": 1.0} if kind == "lattice" else dict.fromkeys(cells, 1.0)
+    plain = dict.fromkeys(cells, 1.0) if kind == "lattice" else cells
+    metric = {g: cells[g] / hats[g] ** 2 / getattr(training.rates, g) for g in cells}
+    expected = [
+        math.sqrt(
+            sum(weights[g] * float(((after[g] - before[g]) ** 2).sum()) for g in cells)
+            / sum(weights[g] * float((before[g] ** 2).sum()) for g in cells)
+        )
+        for weights in (plain, metric)
+    ]
+    found = Norms(lattice, lattice.grid, training, kind).relative_steps(before, after)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_norms_of_a_lattice_without_skips(problems):
+    """W = 1 + unit ŵ on the centre tap: the metric is of ŵ, which starts from 0, w_t of W, which starts from 1."""
+    lattice = problems.lattice(scaling="critical", range=Taps(3), activation="tanh")
+    training = problems.training(rates=(2.0, 0.0, 0.0))
+    rng = np.random.default_rng(6)
+    one = np.zeros((6, 2, 3, 2))
+    one[:, 0, 1, 0] = one[:, 1, 1, 1] = 1.0
+    small = 0.01 * rng.standard_normal(one.shape)
+    before, after = {"w": one + small}, {"w": one + 1.5 * small}
+    plain, metric = Norms(lattice, lattice.grid, training, "lattice").relative_steps(before, after)
+    assert metric == pytest.approx(0.5, rel=1e-12)
+    assert plain == pytest.approx(0.5 * np.linalg.norm(small) / np.linalg.norm(one + small), rel=1e-12)
 
 
 # nodal lines
@@ -337,6 +407,15 @@ def test_periodic_lines_and_none():
     np.testing.assert_allclose(found.swept, [0.2, 0], rtol=0.03)
 
 
+def test_one_moving_site_has_nothing_between():
+    """Two layers: lines have a length and a speed, and no area between the first and the last site that move."""
+    grid = Grid(2, 20)
+    line = Line(grid)
+    found = nodal_lines(line.z(0.0), line.z(0.1), 0.1, grid)
+    assert np.isnan(found.swept).all() and (found.length > 0.5).all()
+    np.testing.assert_allclose(found.speed, 0.3, rtol=1e-10)
+
+
 # a recorded run
 
 
@@ -355,9 +434,19 @@ def test_observe(runs, kind):
         assert name.startswith("regimes_") and len(dims) == np.ndim(array)
         assert all(dim in ("step", "t") or dim.startswith("regimes_") for dim in dims)
     known = np.concatenate([np.ravel(values[f"regimes_ratio_{name}"]) for name in ("rho", "q", "end")])
-    assert found.summary["settled"] == np.isfinite(known).sum() < found.summary["definitions"] == known.size
-    assert found.summary["ratio_median"] == pytest.approx(np.median(known[np.isfinite(known)]))
+    does = {name: np.isfinite(values[f"regimes_time_{name}"]) for name in ("rho", "q", "end")}
+    does["q"] &= does["rho"][..., -1:]  # a sum says something of curves that settle by ρ = 0.5
+    both = [np.ravel(does["rho"][:2] & does["rho"][2]), np.ravel(does["q"][:2] & does["q"][2]), does["end"].all(axis=0)]
+    counted = known[np.concatenate(both)]
+    assert found.summary["settled"] == counted.size < found.summary["definitions"] == known.size
+    assert found.summary["ratio_median"] == pytest.approx(np.median(counted))
     assert "times as late as patterns" in found.told[0] and "nodal lines" in found.told[1]
+    assert found.told[0].endswith(
+        f"by the other {known.size - counted.size} weights, patterns or both do not settle within the run"
+    )
+    length = values["regimes_length"].mean(axis=(1, 2))
+    expected = {"length_first": length[0], "length_last": length[-1], "length_mean": length.mean()}
+    assert {name: found.summary[name] for name in expected} == pytest.approx(expected)
     # distances are those of the stored fields
     signs_end, signs_0 = run.z(-1)[1:-1] > 0, run.z(0)[1:-1] > 0
     assert values["regimes_distance_a"][0] == (signs_end != signs_0).mean()
@@ -376,8 +465,19 @@ def test_the_last_step_is_the_last_of_the_run(runs):
     np.testing.assert_allclose(end, run.z(-1)[..., summary["channel"], summary["sample"]], atol=1e-12)
 
 
+def test_what_is_told_of_every_and_of_no_definition():
+    base = {"steps": 50, "definitions": 4, "settled": 4, "ratio_median": 1.2, "ratio_least": 1, "ratio_most": 3}
+    assert _told(base)[0].endswith("by 4 of 4 definitions")
+    assert _told({**base, "settled": 0}) == [
+        "by none of 4 definitions do both weights and patterns settle within 50 steps"
+    ]
+    lines = {"length_first": 2.0, "length_last": 3.0, "flipped": 0.1, "swept": None}
+    assert _told({**base, **lines})[1].endswith("a step flips 1.00e-01 of the units")
+    assert _told({**base, **lines, "swept": 0.2})[1].endswith("and its lines sweep 2.00e-01 of the area")
+
+
 def test_swept_area_and_flips_of_a_run(runs):
-    """Of one run's single steps, over channels and samples: within a fifth where many units flip."""
+    """Of the few single steps at the snapshots of one run, over channels and samples: alike to a third or so."""
     found = observe(runs["lattice"]).summary
     assert found["flipped"] > 0.001
     assert found["swept"] == pytest.approx(found["flipped"], rel=0.35)
