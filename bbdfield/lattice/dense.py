@@ -31,7 +31,7 @@ Biases = list[Array] | None
 _BLOCK = 8
 
 
-def product(a: Array, b: Array) -> Array:
+def aligned_product(a: Array, b: Array) -> Array:
     """a @ b in which equal rows of a have equal results, and equal columns of b too, bit for bit.
 
     Training then leaves equal neurons equal (`bbdfield.observables.manifolds`). BLAS sums up entries in incomplete
@@ -100,7 +100,7 @@ class DenseNetwork:
         """Return the mean loss over the batch and its exact gradients with respect to W and b."""
         self.check(w, b, x, targets)
         inputs, deltas, loss = self._backward(w, b, x, targets)
-        gradients = [product(delta, a.T) for delta, a in zip(deltas, inputs, strict=True)]
+        gradients = [aligned_product(delta, a.T) for delta, a in zip(deltas, inputs, strict=True)]
         return loss, gradients, None if b is None else [delta.sum(axis=1) for delta in deltas]
 
     def per_sample_gradients(self, w: Sequence[Array], b: Sequence[Array] | None, x: Array, targets: Array) -> Array:
@@ -124,7 +124,7 @@ class DenseNetwork:
         """z of every layer; a, the input of every layer, with what leaves the last one at the end."""
         z, inputs = [], [np.asarray(x, float)]
         for layer, weights in enumerate(w):
-            z.append(product(weights, inputs[-1]))
+            z.append(aligned_product(weights, inputs[-1]))
             if b is not None:
                 z[-1] += b[layer][:, None]
             if self._closes_block(layer):
@@ -147,7 +147,7 @@ class DenseNetwork:
             elif self._is_activated(layer, len(w)):
                 cotangent = cotangent * self.activation.df(z[layer])
             deltas[layer] = cotangent
-            cotangent = product(w[layer].T, cotangent)
+            cotangent = aligned_product(w[layer].T, cotangent)
             if skipped is not None and not self._closes_block(layer):
                 cotangent, skipped = cotangent + skipped, None
         return inputs[:-1], deltas, float(np.mean(losses))

@@ -183,7 +183,16 @@ def train_layers(weights: Sequence[Array], task: LinearTask, times: Sequence[flo
     """Z = W_L ⋯ W_1 at `times` under gradient flow of the layers themselves, (times, n_out, n_in).
 
     Runge-Kutta steps of at most `step`, gradients by the network's back-propagation: nothing here knows a closed form.
+
+    Raises
+    ------
+    InputError
+        for a step that is not positive, or times that decrease.
+    NumericsError
+        when weights cease to be finite.
     """
+    if not step > 0 or np.any(np.diff([0.0, *times]) < 0):
+        raise InputError(f"intrinsic dynamics: needs a step > 0 and times >= 0 that do not decrease (got step = {step})")
     network = DenseNetwork(get_activation("identity"), get_loss("mean-square"))
 
     def force(_: float, w: tuple[Array, ...]) -> tuple[Array, ...]:

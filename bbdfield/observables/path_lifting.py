@@ -73,6 +73,9 @@ class Paths:
     @classmethod
     def of(cls, w: Sequence[Array], b: Sequence[Array] | None) -> Paths:
         """The paths of given weights."""
+        fit = all(len(before) == after.shape[1] for before, after in pairwise(w))
+        if not w or not fit or (b is not None and [len(part) for part in b] != [len(part) for part in w]):
+            raise InputError("path-lifting: needs W of layers that follow on one another, and one b for each or None")
         return cls((w[0].shape[1], *(len(part) for part in w)), b is not None)
 
     @property

@@ -11,7 +11,7 @@ import pytest
 from bbdfield.datasets import load_dataset
 from bbdfield.errors import InputError
 from bbdfield.fields.simulation import simulate
-from bbdfield.lattice.dense import DenseNetwork, descend, draw_dense, product
+from bbdfield.lattice.dense import DenseNetwork, aligned_product, descend, draw_dense
 from bbdfield.lattice.training import LatticeSystem, train
 from bbdfield.model.activations import get_activation
 from bbdfield.model.architecture import FieldState, Lattice, Rates, Training
@@ -248,11 +248,11 @@ def test_products_treat_equal_rows_and_columns_alike():
         (7, 7, 7),
     ]:
         row, matrix = rng.standard_normal(inner), rng.standard_normal((inner, columns))
-        found = product(np.tile(row, (rows, 1)), matrix)
+        found = aligned_product(np.tile(row, (rows, 1)), matrix)
         assert (found == found[0]).all()
         np.testing.assert_allclose(found, np.tile(row, (rows, 1)) @ matrix, rtol=1e-13, atol=1e-14)
         column = rng.standard_normal((inner, 1))
-        found = product(matrix.T, np.tile(column, (1, rows)))
+        found = aligned_product(matrix.T, np.tile(column, (1, rows)))
         assert (found == found[:, :1]).all()
 
 
@@ -287,10 +287,10 @@ def test_products_treat_equal_rows_and_columns_alike_at_many_sizes(rows):
     for inner in (1, 3, 10, 17, 40, 65, 200):
         for columns in (1, 2, 5, 7, 9, 16, 33, 100):
             row, matrix = rng.standard_normal(inner), rng.standard_normal((inner, columns))
-            found = product(np.tile(row, (rows, 1)), matrix)
+            found = aligned_product(np.tile(row, (rows, 1)), matrix)
             assert (found == found[0]).all(), (rows, inner, columns)
             column, matrix = rng.standard_normal((inner, 1)), rng.standard_normal((rows, inner))
-            found = product(matrix, np.tile(column, (1, columns)))
+            found = aligned_product(matrix, np.tile(column, (1, columns)))
             assert (found == found[:, :1]).all(), (rows, inner, columns)
 
 
