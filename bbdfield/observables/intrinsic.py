@@ -192,7 +192,7 @@ def train_layers(weights: Sequence[Array], task: LinearTask, times: Sequence[flo
         when weights cease to be finite.
     """
     if not step > 0 or np.any(np.diff([0.0, *times]) < 0):
-        raise InputError(f"intrinsic dynamics: needs a step > 0 and times >= 0 that do not decrease (got step = {step})")
+        raise InputError(f"intrinsic dynamics: needs step > 0 and times >= 0 that do not decrease (step = {step})")
     network = DenseNetwork(get_activation("identity"), get_loss("mean-square"))
 
     def force(_: float, w: tuple[Array, ...]) -> tuple[Array, ...]:
