@@ -329,7 +329,7 @@ def test_interpolation_is_linear_and_keeps_leading_axes():
 @pytest.mark.parametrize(
     ("signals", "width", "words"),
     [
-        (np.ones((2, 3)), 9, ["from 3 to 9", "at least 4", "width 3"]),
+        (np.ones((2, 3)), 9, ["from 3 to 9", "at least 4", "lattice.width = 3"]),
         (np.ones((2, 8)), 0, ["width 0", "at least 1"]),
         (np.ones((2, 8)), -4, ["width -4"]),
         (np.ones((2, 8)), 16.0, ["width 16.0", "whole number"]),

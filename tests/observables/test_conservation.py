@@ -306,7 +306,8 @@ def test_gradients_are_not_rounded():
     assert np.allclose(gradients(law, theta), [[-0.6, 0, 0.2, 0], [0, -0.8, 0, 0.4]], rtol=0, atol=1e-15)
 
 
-def test_activations_are_asked_what_they_are():
+def test_activations_are_asked_what_they_are(monkeypatch):
+    monkeypatch.setattr("bbdfield.model.activations._REGISTERED", {})  # other tests must not meet it
     leaky = register_activation(
         "leaky-for-laws", lambda x: np.where(x > 0, x, 0.1 * x), lambda x: np.where(x > 0, 1.0, 0.1)
     )
