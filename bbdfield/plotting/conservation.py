@@ -206,7 +206,7 @@ def figure_observed(
         message = f"laws drift by {style.fraction(drift)}; less each step's exact increment, {left_over:.0e} is left"
     else:
         message = f"along the flow, laws drift by {drift:.1e}"
-    figure.suptitle(f"{style.literal(name)}: {message}")
+    figure.suptitle(f"{style.literal(name)}\n{message}")
     return figure
 
 

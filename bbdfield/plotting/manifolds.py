@@ -268,7 +268,7 @@ def figure_observed(
     t = np.asarray(coordinates["t"])
     kinds = [kind for kind in LOOKS if f"manifolds_{kind}" in arrays]
     pairs = [kind for kind in kinds if kind != "zero"]
-    figure = style.new_figure(10.5 if pairs else 6.5, 4.2)
+    figure = style.new_figure(10.5 if pairs else 6.5, 4.6)
     axes = figure.subplots(1, 2 if pairs else 1, squeeze=False)[0]
     lines = {}
     for kind in kinds:
@@ -299,7 +299,7 @@ def figure_observed(
             )
     axes[0].set_xlabel(style.T_LABEL)
     axes[0].set_ylabel("relative distance (0 on the manifold)")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4 if pairs else 2, fontsize=8)
     title = f"{style.literal(name)}\nits fields depend on $y$ by {summary['translation'][-1]:.2g}" if has_width else ""
     if pairs:
         matrix = np.array(arrays[f"manifolds_{best}"])[-1]

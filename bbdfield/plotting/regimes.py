@@ -308,6 +308,8 @@ def figure_observed(
     for kind, marker in (("rho", "o"), ("q", "s")):
         for i, curve in enumerate(("w", "w_rate")):
             label, color = _CURVE_LOOKS[curve]
+            if not np.isfinite(arrays[f"regimes_ratio_{kind}"][i]).any():
+                continue
             for k, line in enumerate(("-", "--", ":")[: arrays[f"regimes_ratio_{kind}"].shape[1]]):
                 letter = r"$\rho$" if kind == "rho" else "$q$"
                 middle.plot(
@@ -343,5 +345,5 @@ def figure_observed(
         if settled
         else f"within {steps} steps, weights and patterns settle by none of {count} definitions"
     )
-    figure.suptitle(f"{style.literal(name)}: {say}")
+    figure.suptitle(f"{style.literal(name)}\n{say}")
     return figure

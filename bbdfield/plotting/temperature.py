@@ -318,5 +318,5 @@ def figure_observed(
     if since is not None:
         told = f"in balance since t = {since:.3g}"
     ratio = f"{summary['ratio']:.2g} ± {summary['ratio_error']:.1g}".replace("-", "−")
-    figure.suptitle(f"{style.literal(name)}: dissipation/fluctuation {ratio}, {told}")
+    figure.suptitle(f"{style.literal(name)}\ndissipation/fluctuation {ratio}, {told}")
     return figure
