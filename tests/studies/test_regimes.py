@@ -566,7 +566,7 @@ def test_the_figure_of_an_observed_run(finished, tmp_path):
         found = observe(run)
         coordinates = {**found.coordinates, "t": run.t, "step": np.arange(60)}
         figure = figure_observed(found.values(), coordinates, found.summary, "field-1.h5")
-    assert "field-1.h5: " in figure.get_suptitle() and "times the patterns' time" in figure.get_suptitle()
+    assert figure.get_suptitle().startswith("field-1.h5\n") and "times the patterns' time" in figure.get_suptitle()
     assert save(figure, tmp_path / "a.png").stat().st_size > 10_000
 
 
