@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import platform
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -78,21 +79,19 @@ def locked(directory: Path, wait: float = 0.0) -> Iterator[None]:
     InputError
         when another process holds the directory, naming it.
     """
-    from filelock import FileLock, Timeout
-
-    lock, writer = FileLock(directory / LOCK), directory / WRITER
+    lock, writer = directory / LOCK, directory / WRITER
     try:
-        lock.acquire(timeout=wait)
-    except Timeout:
+        descriptor = _acquire(lock, wait)
+    except BlockingIOError:
         raise InputError(
             f"{directory}: {_holder(writer)} is writing into it; wait for it, stop it, or choose another directory"
         ) from None
-    except NotImplementedError:  # some network file systems
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from error
+    if descriptor is None:
         logging.getLogger("bbdfield").warning("%s: this file system has no locks; run it once only", directory)
         yield
         return
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written ({error.strerror}); choose another directory") from error
     try:
         with suppress(OSError):  # it only helps the reader of a refusal
             writer.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
@@ -100,7 +99,7 @@ def locked(directory: Path, wait: float = 0.0) -> Iterator[None]:
     finally:
         with suppress(OSError):
             writer.unlink(missing_ok=True)
-        lock.release()
+        os.close(descriptor)  # the lock file stays, as part of the directory
 
 
 def _holder(writer: Path) -> str:
@@ -126,14 +125,14 @@ def locked_file(path: Path) -> Iterator[None]:
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
-        descriptor = _lock(lock)
+        descriptor = _acquire(lock)
     except BlockingIOError:
         raise InputError(
             f"{path}: another process is writing it; wait for that process, stop it, or choose another file"
         ) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise InputError(f"{path}: cannot be locked ({error.strerror}); choose another directory") from error
+        raise InputError(f"{path}: cannot be locked ({error.strerror}); choose another directory") from error
+    if descriptor is None:
         logging.getLogger("bbdfield").warning("%s: this file system has no locks; write it once only", path)
         yield
         return
@@ -145,11 +144,32 @@ def locked_file(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+#: how file systems without locks say so, and seconds between two tries to get a lock
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_PAUSE = 0.05
+
+
+def _acquire(lock: Path, wait: float = 0.0) -> int | None:
+    """Make and lock a file, waiting for another process; None where the file system has no locks."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return _lock(lock)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(_PAUSE)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
 
 
 def _lock(lock: Path) -> int:
-    """Make and lock a file; returns its descriptor, which holds the lock. `filelock` would not let it be removed."""
+    """Make and lock a file; returns its descriptor, which holds the lock and loses it with the process.
+
+    The library `filelock` puts a mere file in the place of a lock where there are none, which a kill leaves behind.
+    """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:

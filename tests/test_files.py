@@ -126,6 +126,18 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
         assert "a.h5: this file system has no locks; write it once only" in caplog.text
 
 
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_directory_on_a_file_system_without_locks(tmp_path, monkeypatch, caplog, reason):
+    def none(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with files.locked(tmp_path):
+        assert f"{tmp_path}: this file system has no locks; run it once only" in caplog.text
+    with files.locked(tmp_path):  # nothing is left that would keep the next run out
+        pass
+
+
 def test_a_place_where_no_lock_can_be_made(tmp_path):
     with pytest.raises(InputError, match=r"a\.h5: cannot be locked \(No such file or directory\); choose another"):
         with files.locked_file(tmp_path / "nowhere" / "a.h5"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _QUIET = 10.0
 
 
-class _Display:
+class _Display(ABC):
     """Bars on a terminal; elsewhere a line now and then. `say` prints between them."""
 
     def __init__(self) -> None:
@@ -25,9 +26,9 @@ class _Display:
         self.console = Console(stderr=True, markup=False, highlight=False)
         self._bars: Any = None
 
+    @abstractmethod
     def columns(self) -> list[Any]:
         """What stands in a line beside its name, its bar and its counts."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
